@@ -1,0 +1,1 @@
+"""Millpond: the shared cache server for BuildStream."""

@@ -1,0 +1,72 @@
+"""Names: what is mutable, small and precious.
+
+A name is (instance, namespace, key). Each protocol generation is an adapter that picks a namespace and spells a key;
+none has storage of its own. The rule: a name's parts are compared and hashed, never pasted into a path.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from millpond.core import limits
+from millpond.core.errors import InvalidRequest
+
+# remote_execution.proto, "resource names": a segment of an instance name must not be one of these.
+RESERVED_SEGMENTS = frozenset(
+    {"blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"}
+)
+
+
+class Namespace(StrEnum):
+    """Which kind of name. The value is part of the names format: never change one, only add."""
+
+    ASSET_BLOB = "asset-blob"
+    ASSET_DIRECTORY = "asset-directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One name: ``instance`` (possibly empty), ``namespace``, ``key`` (any text)."""
+
+    instance: str
+    namespace: Namespace
+    key: str
+
+    @property
+    def row(self) -> bytes:
+        """32 bytes that stand for this name in every table; names may be far longer than a table's keys."""
+        parts = (self.instance.encode(), self.namespace.encode(), self.key.encode())
+        return hashlib.sha256(b"".join(len(part).to_bytes(4, "little") + part for part in parts)).digest()
+
+
+def check_instance(name: str) -> str:
+    """``name``, if it can be an instance name.
+
+    Raises:
+        InvalidRequest: too long, an empty or reserved segment, or a control character.
+
+    """
+    if not name:
+        return name
+    if len(name) > limits.INSTANCE_CHARS:
+        raise InvalidRequest(f"an instance name has at most {limits.INSTANCE_CHARS} characters")
+    if not name.isprintable():
+        raise InvalidRequest("an instance name must not contain control characters")
+    for segment in name.split("/"):
+        if not segment:
+            raise InvalidRequest(f"instance name {name!r} has an empty segment: drop the extra '/'")
+        if segment in RESERVED_SEGMENTS:
+            raise InvalidRequest(f"instance name {name!r} contains {segment!r}, which resource names reserve")
+    return name
+
+
+def asset_key(uri: str, qualifiers: Iterable[tuple[str, str]] = ()) -> str:
+    """The key of a remote asset: its URI and its qualifiers, whatever their order (remote_asset.proto).
+
+    Without qualifiers the key is the URI itself, so that a listing reads well.
+    """
+    ordered = sorted(qualifiers)
+    if not ordered:
+        return uri
+    return "\0".join([uri, *(f"{len(name)}:{name}={value}" for name, value in ordered)])

@@ -1,0 +1,77 @@
+"""What a name stands for, and how it is written down.
+
+The rule: a binding that was read and written back keeps what a newer Millpond put into it (``extra``).
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from millpond.core.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A name's digest and everything that must be held for it.
+
+    Times are milliseconds since 1970 (UTC); sizes are bytes.
+    """
+
+    digest: Digest
+    pushed_at_ms: int
+    pushed_by: str = ""
+    """The principal that pushed it; empty when nobody had to say who they are."""
+    blobs: tuple[Digest, ...] = ()
+    """Blobs that the pusher named as part of it."""
+    directories: tuple[Digest, ...] = ()
+    """Roots of trees that the pusher named as part of it."""
+    expires_at_ms: int | None = None
+    closure_bytes: int = 0
+    """The size of all blobs that it needs, each counted once."""
+    foreign: bool = False
+    """Its blobs live in another store; it is answered without looking for them."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Fields that this version does not know."""
+
+    def encode(self) -> bytes:
+        """UTF-8 JSON. Fields with their default are left out."""
+        fields: dict[str, Any] = {**self.extra, "digest": str(self.digest), "pushed_at_ms": self.pushed_at_ms}
+        if self.pushed_by:
+            fields["pushed_by"] = self.pushed_by
+        if self.blobs:
+            fields["blobs"] = [str(digest) for digest in self.blobs]
+        if self.directories:
+            fields["directories"] = [str(digest) for digest in self.directories]
+        if self.expires_at_ms is not None:
+            fields["expires_at_ms"] = self.expires_at_ms
+        if self.closure_bytes:
+            fields["closure_bytes"] = self.closure_bytes
+        if self.foreign:
+            fields["foreign"] = True
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> "Binding":
+        """The inverse of :meth:`encode`.
+
+        Raises:
+            ValueError: not a binding (a caller that verified its checksum has found a bug).
+
+        """
+        fields = json.loads(encoded)
+        return cls(
+            digest=_digest(fields.pop("digest")),
+            pushed_at_ms=fields.pop("pushed_at_ms"),
+            pushed_by=fields.pop("pushed_by", ""),
+            blobs=tuple(_digest(text) for text in fields.pop("blobs", ())),
+            directories=tuple(_digest(text) for text in fields.pop("directories", ())),
+            expires_at_ms=fields.pop("expires_at_ms", None),
+            closure_bytes=fields.pop("closure_bytes", 0),
+            foreign=fields.pop("foreign", False),
+            extra=fields,
+        )
+
+
+def _digest(text: str) -> Digest:
+    hash_hex, _, size = text.partition("/")
+    return Digest.parse(hash_hex, int(size))

@@ -66,5 +66,5 @@ class RefusedToStart(MillpondError):
     """A setting, a key file or a repository that cannot be used as it is. Ends the program with exit status 2."""
 
 
-class WouldBlock(Exception):  # noqa: N818 - a signal between layers, not a failure
+class WouldBlock(Exception):
     """The answer needs a disk read or a lock that is taken; ask again with ``wait=True`` off the event loop (I11)."""

@@ -1,0 +1,1 @@
+"""What the person who runs the server decides: sizes, key files, settings. Knows the core and no other part."""

@@ -54,6 +54,10 @@ class TooMuch(MillpondError):
     """A limit of ``core.limits`` that protects the other clients."""
 
 
+class Stalled(MillpondError):
+    """A peer that stopped sending in the middle of a call."""
+
+
 class NotServed(MillpondError):
     """A method that exists in the API and is not offered here."""
 

@@ -1,13 +1,13 @@
 """The roles that storage plays for the rest of Millpond."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from millpond.core.digest import Digest
 from millpond.core.errors import MillpondError
 
-type_of_bytes = bytes | bytearray | memoryview
+Bytes = bytes | bytearray | memoryview
 
 
 class BlobStore(Protocol):
@@ -26,37 +26,20 @@ class BlobStore(Protocol):
         The others are *promised*: they stay until the push that names them, or for ``limits.LEASE_MS`` (I8).
         """
 
-    def put_many(self, blobs: Sequence[tuple[Digest, type_of_bytes]]) -> list[MillpondError | None]:
+    def put_many(self, blobs: Sequence[tuple[Digest, Bytes]]) -> list[MillpondError | None]:
         """Store blobs; per blob None or why not (``DigestMismatch``, ``NoSpace``). Each succeeds or fails alone.
 
         Stored blobs are promised. They survive a kill of the process at once, and power loss after :meth:`Closures.settle`.
         """
 
-    def put(self, digest: Digest, chunks: Iterable[type_of_bytes]) -> None:
-        """Store one blob from its bytes in pieces.
-
-        Raises:
-            DigestMismatch: the bytes are not the blob. Nothing is stored.
-            NoSpace: no room.
-
-        """
-
-    def read_many(self, digests: Sequence[Digest], *, wait: bool = True) -> list[type_of_bytes | None]:
+    def read_many(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Bytes | None]:
         """The bytes of each blob, or None where it is not held (or held but corrupt). Counts as use."""
 
-    def open(
-        self, digest: Digest, *, offset: int = 0, wait: bool = True
-    ) -> AbstractContextManager[Iterator[type_of_bytes]]:
-        """Read from ``offset`` bytes in, as chunks of at most ``limits.CHUNK_BYTES``.
-
-        A reader that has begun always finishes (I5). Counts as use. With ``wait=False`` the iterator may raise
-        ``WouldBlock`` between chunks and can then be continued from any thread after ``wait_ready()``.
+    def open(self, digest: Digest, *, wait: bool = True) -> AbstractContextManager["OpenBlob"]:
+        """One blob to be read in chunks. Counts as use; a reader that has begun always finishes (I5).
 
         Raises:
             BlobNotFound: not held, or held but corrupt.
-            OffsetOutOfRange: ``offset`` > ``digest.size_bytes``; equal is legal and yields nothing
-                (bytestream.proto, ``ReadRequest.read_offset``).
-
         """
 
     def begin_upload(self, digest: Digest, session: str, *, offset: int) -> "Upload":
@@ -77,6 +60,17 @@ class BlobStore(Protocol):
         """Let go of files and threads. Repeating it is fine."""
 
 
+class OpenBlob(Protocol):
+    """A blob that is being read. May be used from any thread, by one at a time."""
+
+    def chunk(self, index: int, *, wait: bool = True) -> Bytes:
+        """The ``index``-th MiB (``limits.CHUNK_BYTES``) of the blob; the last one may be shorter.
+
+        Raises:
+            BlobNotFound: the bytes are no longer what they were; none of them leaves (I4).
+        """
+
+
 class Upload(Protocol):
     """One streamed upload. Used by one thread at a time; ends in exactly one of finish, suspend, abandon."""
 
@@ -84,7 +78,7 @@ class Upload(Protocol):
     def committed_bytes(self) -> int:
         """Bytes accepted so far."""
 
-    def write(self, data: type_of_bytes) -> None:
+    def write(self, data: Bytes) -> None:
         """Accept the next bytes.
 
         Raises:

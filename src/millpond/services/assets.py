@@ -1,0 +1,169 @@
+"""Remote assets: names of blobs and of directories, and when they are true.
+
+The rule: a name is the commit point of an artifact. It is written only when its closure is held and durable (I2), and
+answered only while it is whole; a broken one is a miss. One exception: a *foreign* name, none of whose blobs is held
+here, is kept without a check, because a full server may serve as somebody's index only (their blobs live elsewhere).
+It is not an exception for whoever was told "no room" a moment ago: the store remembers what it refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from millpond.core import limits
+from millpond.core.digest import EMPTY, Digest
+from millpond.core.errors import (
+    BlobNotFound,
+    IncompleteClosure,
+    InvalidRequest,
+    NameNotFound,
+    TooMuch,
+    WouldBlock,
+)
+from millpond.core.names import Name, Namespace, asset_key
+from millpond.names.binding import Binding
+from millpond.services import closure
+from millpond.services.cache import Cache
+
+Qualifiers = Sequence[tuple[str, str]]
+
+_TRIES = 3
+"""How often a push looks again when eviction took a blob between its walk and its last look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A fetched asset: the URI that matched and what it is bound to."""
+
+    uri: str
+    binding: Binding
+
+
+@dataclass(frozen=True, slots=True)
+class AssetPush:
+    """What a push says."""
+
+    uris: Sequence[str]
+    digest: Digest
+    qualifiers: Qualifiers = ()
+    blobs: Sequence[Digest] = ()
+    directories: Sequence[Digest] = ()
+    expires_at_ms: int | None = None
+
+
+def check_request(uris: Sequence[str], qualifiers: Qualifiers) -> None:
+    """Refuse what can never be a name.
+
+    Raises:
+        InvalidRequest: no URI, or one that is empty, too long or there twice; qualifiers likewise.
+    """
+    if not uris:
+        raise InvalidRequest("name at least one URI")
+    if len(uris) > limits.URIS or len(qualifiers) > limits.QUALIFIERS:
+        raise InvalidRequest(f"at most {limits.URIS} URIs and {limits.QUALIFIERS} qualifiers in one request")
+    if any(not uri or len(uri) > limits.URI_CHARS or "\0" in uri for uri in uris):
+        raise InvalidRequest(f"a URI has 1 to {limits.URI_CHARS} characters, none of them NUL")
+    names = [name for name, _ in qualifiers]
+    if len(set(names)) != len(names):
+        raise InvalidRequest("a qualifier is named twice")
+    if any(not name or len(name) + len(value) > limits.URI_CHARS or "\0" in name + value for name, value in qualifiers):
+        raise InvalidRequest(f"a qualifier has a name and at most {limits.URI_CHARS} characters, none of them NUL")
+
+
+def fetch(
+    cache: Cache,
+    instance: str,
+    namespace: Namespace,
+    uris: Sequence[str],
+    qualifiers: Qualifiers,
+    *,
+    oldest_ms: int | None,
+    wait: bool,
+) -> Asset:
+    """The first of ``uris`` that is bound, fresh and whole; all that it needs is promised.
+
+    What was pushed before ``oldest_ms`` is not acceptable (``oldest_content_accepted``).
+
+    Raises:
+        NameNotFound: none is.
+        WouldBlock: ``wait`` is False and a closure must be walked.
+    """
+    check_request(uris, qualifiers)
+    now = cache.clock()
+    for uri in uris:
+        name = Name(instance, namespace, asset_key(uri, qualifiers))
+        try:
+            binding = cache.names.resolve(name)
+        except NameNotFound:
+            continue
+        expired = binding.expires_at_ms is not None and binding.expires_at_ms <= now
+        too_old = oldest_ms is not None and binding.pushed_at_ms < oldest_ms
+        if not expired and not too_old and _whole(cache, name, binding, wait=wait):
+            return Asset(uri, binding)
+    raise NameNotFound("this cache does not have any of the URIs asked for")
+
+
+def _whole(cache: Cache, name: Name, binding: Binding, *, wait: bool) -> bool:
+    if cache.index_only or binding.foreign:
+        return True
+    if cache.closures.intact(name.row, binding.stamp, wait=wait):
+        return True
+    if not wait:
+        raise WouldBlock
+    try:
+        found = closure.walk(cache.blobs, name.namespace, name.key, binding)
+        footprint = cache.closures.settle(found.digests)
+    except (IncompleteClosure, BlobNotFound, InvalidRequest, TooMuch):
+        return False
+    cache.closures.remember(name.row, binding.stamp, footprint)
+    return True
+
+
+def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str) -> None:
+    """Bind all URIs of ``request``, or none. Durable on return, with everything that they need (I2).
+
+    Raises:
+        InvalidRequest: a malformed request, or a blob that is not what its place in the closure says.
+        IncompleteClosure: something it needs is not held.
+        NoSpace: names hold their share of the quota, or the disk is full.
+    """
+    check_request(request.uris, request.qualifiers)
+    if len(request.blobs) + len(request.directories) > limits.REFERENCES:
+        raise InvalidRequest(f"at most {limits.REFERENCES} references in one push")
+    binding = Binding(
+        digest=request.digest,
+        pushed_at_ms=cache.clock(),
+        pushed_by=pushed_by,
+        blobs=tuple(dict.fromkeys(request.blobs)),
+        directories=tuple(dict.fromkeys(request.directories)),
+        expires_at_ms=request.expires_at_ms,
+    )
+    names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
+    if cache.index_only:
+        cache.names.bind([(name, binding) for name in names])
+    elif _is_foreign(cache, binding):
+        foreign = replace(binding, foreign=True)
+        cache.names.bind([(name, foreign) for name in names])
+    else:
+        _bind_whole(cache, names, binding)
+
+
+def _is_foreign(cache: Cache, binding: Binding) -> bool:
+    named = [digest for digest in (binding.digest, *binding.blobs, *binding.directories) if digest != EMPTY]
+    if not cache.foreign or not named:
+        return False
+    return not cache.closures.holds_any(named) and not cache.closures.was_refused(named)
+
+
+def _bind_whole(cache: Cache, names: list[Name], binding: Binding) -> None:
+    for attempt in range(_TRIES):
+        found = closure.walk(cache.blobs, names[0].namespace, names[0].key, binding)
+        try:
+            footprint = cache.closures.settle(found.digests)
+            break
+        except BlobNotFound as gone:
+            if attempt == _TRIES - 1:
+                raise IncompleteClosure(str(gone)) from None
+    binding = replace(binding, closure_bytes=found.size_bytes)
+    cache.names.bind([(name, binding) for name in names])
+    for name in names:
+        cache.closures.remember(name.row, binding.stamp, footprint)

@@ -1,0 +1,21 @@
+"""The parts that services work on, tied together once."""
+
+from dataclasses import dataclass
+
+from millpond.core.clock import Clock
+from millpond.names.interface import NameIndex
+from millpond.store.interface import BlobStore, Closures
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One repository as the services see it."""
+
+    blobs: BlobStore
+    closures: Closures
+    names: NameIndex
+    clock: Clock
+    index_only: bool = False
+    """Names are kept, blobs live elsewhere: nothing is checked against the store."""
+    foreign: bool = True
+    """Accept names all of whose blobs live elsewhere (see ``services.assets``)."""

@@ -1,0 +1,134 @@
+"""What must be held for a name: its closure.
+
+The rule for BuildStream 2's artifacts (an asset whose URI says so and whose blob is a ``buildstream.v2.Artifact``): the
+artifact itself, its files with the whole tree, its public data, its logs and all else that the pusher referenced are
+required. ``buildtree``, ``sources`` and ``buildroot`` are required only where the client had them: it names them in
+``references_directories`` all the same, so a tree of these with holes is left out instead of refused.
+For every other asset everything referenced is required.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from millpond._protos.buildstream.v2 import artifact_pb2
+from millpond.core import limits
+from millpond.core.digest import EMPTY, Digest
+from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch
+from millpond.core.names import Namespace
+from millpond.names.binding import Binding
+from millpond.services import trees
+from millpond.store.interface import BlobStore, Bytes
+
+ARTIFACT_URN = "urn:fdc:buildstream.build:2020:artifact:"
+_OPTIONAL_TREES = ("buildtree", "sources", "buildroot")
+_ARTIFACT_BYTES = 16 * limits.MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """All blobs that a name needs, each once."""
+
+    digests: list[Digest]
+
+    @property
+    def size_bytes(self) -> int:
+        """Their sizes together."""
+        return sum(digest.size_bytes for digest in self.digests)
+
+
+@dataclass(frozen=True, slots=True)
+class _Roots:
+    blobs: set[Digest]
+    trees: set[Digest]
+    optional_trees: set[Digest]
+
+
+def walk(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> Closure:
+    """The closure of ``binding``, every blob of it held and promised (I8).
+
+    Raises:
+        IncompleteClosure: something required is not held.
+        InvalidRequest: something that should be a Directory is none.
+        TooMuch: deeper or larger than limits allow.
+    """
+    roots = _roots(blobs, namespace, key, binding)
+    found = _Collected()
+    found.add(roots.blobs)
+    _walk_tree(blobs, roots.trees, found)
+    _promise(blobs, found.digests)
+    for root in roots.optional_trees:
+        attempt = _Collected()
+        try:
+            _walk_tree(blobs, {root}, attempt)
+            _promise(blobs, attempt.digests)
+        except IncompleteClosure:
+            continue
+        found.add(attempt.digests)
+    return Closure(list(found.digests))
+
+
+def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> _Roots:
+    directories = set(binding.directories)
+    if namespace is Namespace.ASSET_DIRECTORY:
+        return _Roots(set(binding.blobs), directories | {binding.digest}, set())
+    single = {binding.digest, *binding.blobs}
+    artifact = _artifact(blobs, key, binding.digest)
+    if artifact is None:
+        return _Roots(single, directories, set())
+    files = {trees.parse(artifact.files)} if artifact.HasField("files") else set()
+    optional = {trees.parse(getattr(artifact, field)) for field in _OPTIONAL_TREES if artifact.HasField(field)} - files
+    single.update(trees.parse(log.digest) for log in artifact.logs)
+    if artifact.HasField("public_data"):
+        single.add(trees.parse(artifact.public_data))
+    return _Roots(single, (directories | files) - optional, optional)
+
+
+def _artifact(blobs: BlobStore, key: str, digest: Digest) -> artifact_pb2.Artifact | None:
+    if not key.startswith(ARTIFACT_URN) or digest.size_bytes > _ARTIFACT_BYTES:
+        return None
+    (content,) = blobs.read_many([digest])
+    if content is None:
+        raise _incomplete(digest)
+    try:
+        return artifact_pb2.Artifact.FromString(bytes(content))
+    except DecodeError:
+        raise InvalidRequest(f"blob {digest} is not a buildstream.v2.Artifact, as its URI says it is") from None
+
+
+class _Collected:
+    """Digests found so far, each once, bounded."""
+
+    def __init__(self) -> None:
+        self.digests: dict[Digest, None] = {}
+
+    def add(self, digests: Iterable[Digest]) -> None:
+        self.digests.update(dict.fromkeys(digests))
+        if len(self.digests) > limits.CLOSURE_BLOBS:
+            raise TooMuch(f"a name may stand for at most {limits.CLOSURE_BLOBS} blobs")
+
+
+def _walk_tree(blobs: BlobStore, roots: set[Digest], found: _Collected) -> None:
+    for digests, contents in trees.levels(blobs, roots):
+        found.add(digests)
+        for digest, content in zip(digests, contents, strict=True):
+            if content is None:
+                raise _incomplete(digest)
+            found.add(_files(digest, content))
+
+
+def _files(digest: Digest, content: Bytes) -> list[Digest]:
+    return [trees.parse(node.digest) for node in trees.parse_directory(digest, content).files]
+
+
+def _promise(blobs: BlobStore, digests: Iterable[Digest]) -> None:
+    wanted = [digest for digest in digests if digest != EMPTY]
+    missing = blobs.find_missing(wanted)
+    if missing:
+        raise _incomplete(missing[0], len(missing))
+
+
+def _incomplete(digest: Digest, count: int = 1) -> IncompleteClosure:
+    others = f" and {count - 1} more" if count > 1 else ""
+    return IncompleteClosure(f"blob {digest}{others} of this name is not in the cache: upload it before the name")

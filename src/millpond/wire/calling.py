@@ -1,0 +1,65 @@
+"""How the event loop calls blocking services (I11).
+
+Short work is done on the loop with ``wait=False``; what would block, or is too much, goes to a bounded pool of threads.
+Readers and writers have a pool each, so that pushes which wait for a disk never stall a pull.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from millpond.core.errors import InvalidRequest, WouldBlock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+_READERS = 16
+_WRITERS = 32
+"""Pushes spend their time waiting for a disk's sync, which many of them then share."""
+
+
+class Caller:
+    """Runs service methods for handlers."""
+
+    def __init__(self) -> None:
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
+
+    async def reading(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``call`` in a reader thread."""
+        work = functools.partial(call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def writing(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``call`` in a writer thread."""
+        work = functools.partial(call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._writers, work)
+
+    async def briefly(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """``call`` on the loop if it does not block, else in a reader thread."""
+        try:
+            return call(*args, **kwargs, wait=False)
+        except WouldBlock:
+            return await self.reading(call, *args, **kwargs, wait=True)
+
+    def close(self) -> None:
+        """Let running calls end; start no more."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._writers.shutdown(wait=False, cancel_futures=True)
+
+
+def decode(message: type[M], raw: bytes) -> M:
+    """``raw`` as a message.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        return message.FromString(raw)
+    except DecodeError:
+        raise InvalidRequest(f"the request is not a {message.DESCRIPTOR.full_name}") from None

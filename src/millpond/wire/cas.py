@@ -1,0 +1,174 @@
+"""``build.bazel.remote.execution.v2.ContentAddressableStorage``."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from millpond._protos.google.rpc import status_pb2
+from millpond.core import limits
+from millpond.core.digest import Digest
+from millpond.core.errors import InvalidRequest, MillpondError, NotServed
+from millpond.services.reading import Reader
+from millpond.services.writing import Writer
+from millpond.store.interface import Bytes
+from millpond.wire import layout
+from millpond.wire.calling import Caller, decode
+from millpond.wire.errors import Context, code_number
+from millpond.wire.gate import Gate, check_function
+from millpond.wire.tree_pages import TreePages
+
+SERVICE = re_pb2.DESCRIPTOR.services_by_name["ContentAddressableStorage"]
+_IDENTITY = re_pb2.Compressor.IDENTITY
+_NOT_FOUND = status_pb2.Status(code=5, message="this blob is not in the cache")
+_NO_ROOM_IN_ANSWER = status_pb2.Status(code=8, message="the answer is full: ask for this blob again")
+
+
+class ContentAddressableStorageServicer:
+    """Blobs in batches, and trees."""
+
+    def __init__(self, gate: Gate, caller: Caller) -> None:
+        self._gate = gate
+        self._caller = caller
+
+    async def find_missing_blobs(self, raw: bytes, context: Context) -> bytes:
+        """``FindMissingBlobs``."""
+        admission = self._gate.admission()
+        principal = self._gate.principal(context)
+        request = decode(re_pb2.FindMissingBlobsRequest, raw)
+        reader = admission.reader(principal, request.instance_name)
+        check_function(request.digest_function)
+        if len(request.blob_digests) <= limits.LOOKUPS_ON_LOOP:
+            digests = layout.parse_digests(request.blob_digests)
+            return layout.find_missing_response(await self._caller.briefly(reader.find_missing, digests))
+        return await self._caller.reading(_find_many, reader, request)
+
+    async def batch_update_blobs(self, raw: bytes, context: Context) -> bytes:
+        """``BatchUpdateBlobs``."""
+        admission = self._gate.admission()
+        principal = self._gate.principal(context)
+        admission.check_push(principal)
+        request = decode(re_pb2.BatchUpdateBlobsRequest, raw)
+        writer = admission.writer(principal, request.instance_name)
+        check_function(request.digest_function)
+        if not request.requests:
+            return b""
+        return await self._caller.writing(_update, writer, request)
+
+    async def batch_read_blobs(self, raw: bytes, context: Context) -> bytes:
+        """``BatchReadBlobs``."""
+        admission = self._gate.admission()
+        principal = self._gate.principal(context)
+        request = decode(re_pb2.BatchReadBlobsRequest, raw)
+        reader = admission.reader(principal, request.instance_name)
+        check_function(request.digest_function)
+        if sum(item.size_bytes for item in request.digests if item.size_bytes > 0) > limits.BATCH_BYTES:
+            raise InvalidRequest(
+                f"a batch may ask for at most {limits.BATCH_BYTES} bytes: read large blobs by ByteStream"
+            )
+        if len(request.digests) <= limits.LOOKUPS_ON_LOOP:
+            return await self._caller.briefly(_read_batch, reader, request)
+        return await self._caller.reading(_read_batch, reader, request)
+
+    async def get_tree(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+        """``GetTree``."""
+        admission = self._gate.admission()
+        principal = self._gate.principal(context)
+        request = decode(re_pb2.GetTreeRequest, raw)
+        reader = admission.reader(principal, request.instance_name)
+        check_function(request.digest_function)
+        root = Digest.parse(request.root_digest.hash, request.root_digest.size_bytes)
+        pages = TreePages(reader, root, page_size=request.page_size, page_token=request.page_token)
+        while (page := await self._caller.reading(pages.next_page)) is not None:
+            yield page
+
+    async def split_blob(self, raw: bytes, context: Context) -> bytes:
+        """``SplitBlob``: not yet."""
+        admission = self._gate.admission()
+        request = decode(re_pb2.SplitBlobRequest, raw)
+        admission.reader(self._gate.principal(context), request.instance_name)
+        raise NotServed("SplitBlob is not offered here: read the blob whole")
+
+    async def splice_blob(self, raw: bytes, context: Context) -> bytes:
+        """``SpliceBlob``: not yet."""
+        admission = self._gate.admission()
+        principal = self._gate.principal(context)
+        admission.check_push(principal)
+        request = decode(re_pb2.SpliceBlobRequest, raw)
+        admission.writer(principal, request.instance_name)
+        raise NotServed("SpliceBlob is not offered here: write the blob whole")
+
+
+def _find_many(reader: Reader, request: re_pb2.FindMissingBlobsRequest) -> bytes:
+    return layout.find_missing_response(reader.find_missing(layout.parse_digests(request.blob_digests)))
+
+
+def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
+    """Verify and store the items of a batch; each succeeds or fails alone."""
+    items = [(item, item.data) for item in request.requests]
+    if sum(len(data) for _, data in items) > limits.BATCH_BYTES:
+        raise InvalidRequest(f"a batch holds at most {limits.BATCH_BYTES} bytes: write large blobs by ByteStream")
+    outcomes: list[MillpondError | None] = [None] * len(items)
+    sound: list[int] = []
+    blobs: list[tuple[Digest, Bytes]] = []
+    for at, (item, data) in enumerate(items):
+        try:
+            if item.compressor != _IDENTITY:
+                raise InvalidRequest(f"compressor number {item.compressor} is not offered here")
+            blobs.append((Digest.parse(item.digest.hash, item.digest.size_bytes), data))
+            sound.append(at)
+        except InvalidRequest as failure:
+            outcomes[at] = failure
+    for at, outcome in zip(sound, writer.put_blobs(blobs), strict=True):
+        outcomes[at] = outcome
+    response = re_pb2.BatchUpdateBlobsResponse()
+    for (item, _), outcome in zip(items, outcomes, strict=True):
+        answer = response.responses.add(digest=item.digest)
+        if outcome is not None:
+            answer.status.code, answer.status.message = code_number(outcome), str(outcome)
+        else:
+            answer.status.SetInParent()
+    return response.SerializeToString()
+
+
+def _read_batch(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *, wait: bool = True) -> bytes:
+    """Lay out the answer; never more than ``limits.ANSWER_BYTES``."""
+    try:
+        digests = layout.parse_digests(request.digests)
+    except InvalidRequest:
+        return _read_item_by_item(reader, request, wait=wait)
+    return _lay_out(digests, reader.read_blobs(digests, wait=wait))
+
+
+def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None]) -> bytes:
+    parts: list[Bytes] = []
+    room = limits.ANSWER_BYTES
+    for blob, content in zip(digests, contents, strict=True):
+        if content is None:
+            item: tuple[Bytes, ...] = (_failed_item(blob, _NOT_FOUND),)
+        else:
+            item = layout.batch_read_item(blob, content)
+            if len(item[0]) + len(content) > room:
+                item = (_failed_item(blob, _NO_ROOM_IN_ANSWER),)
+        room -= sum(map(len, item))
+        parts += item
+    return b"".join(parts)
+
+
+def _failed_item(blob: Digest, status: status_pb2.Status) -> bytes:
+    message = re_pb2.BatchReadBlobsResponse()
+    message.responses.add(digest={"hash": blob.hash, "size_bytes": blob.size_bytes}, status=status)
+    return message.SerializeToString()
+
+
+def _read_item_by_item(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *, wait: bool) -> bytes:
+    """The slow way, for batches in which some digest is none: it fails alone."""
+    parts = []
+    for item in request.digests:
+        try:
+            digest = Digest.parse(item.hash, item.size_bytes)
+        except InvalidRequest as failure:
+            message = re_pb2.BatchReadBlobsResponse()
+            message.responses.add(digest=item, status={"code": code_number(failure), "message": str(failure)})
+            parts.append(message.SerializeToString())
+        else:
+            parts.append(_lay_out([digest], reader.read_blobs([digest], wait=wait)))
+    return b"".join(parts)

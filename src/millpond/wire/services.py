@@ -1,0 +1,99 @@
+"""Every RPC of this server in one table: its shape, who may call it, and what answers it.
+
+The rule: what is not in the table does not exist; the contract tests walk the table and fail for an RPC whose access
+they have not tried.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import grpc
+
+from millpond.wire.bytestream import SERVICE as BYTESTREAM
+from millpond.wire.bytestream import ByteStreamServicer
+from millpond.wire.calling import Caller
+from millpond.wire.capabilities import SERVICE as CAPABILITIES
+from millpond.wire.capabilities import CapabilitiesServicer
+from millpond.wire.cas import SERVICE as CAS
+from millpond.wire.cas import ContentAddressableStorageServicer
+from millpond.wire.errors import answering, streaming
+from millpond.wire.gate import Gate
+from millpond.wire.remote_asset import FETCH, PUSH, FetchServicer, PushServicer
+
+
+class Access(Enum):
+    """What it takes to call an RPC."""
+
+    PULL = "pull"
+    PUSH = "push"
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One RPC: full service name, method, access, and its handler without serializers."""
+
+    service: str
+    method: str
+    access: Access
+    handler: grpc.RpcMethodHandler
+
+
+def rpcs(gate: Gate, caller: Caller, *, index_only: bool) -> list[Rpc]:
+    """The RPCs that are served; an index has no blobs and serves none."""
+    table = _capabilities(gate) + _assets(gate, caller)
+    if not index_only:
+        table += _storage(gate, caller)
+    return table
+
+
+def _capabilities(gate: Gate) -> list[Rpc]:
+    servicer = CapabilitiesServicer(gate)
+    return [_unary(CAPABILITIES, "GetCapabilities", Access.PULL, servicer.get_capabilities)]
+
+
+def _assets(gate: Gate, caller: Caller) -> list[Rpc]:
+    fetch, push = FetchServicer(gate, caller), PushServicer(gate, caller)
+    return [
+        _unary(FETCH, "FetchBlob", Access.PULL, fetch.fetch_blob),
+        _unary(FETCH, "FetchDirectory", Access.PULL, fetch.fetch_directory),
+        _unary(PUSH, "PushBlob", Access.PUSH, push.push_blob),
+        _unary(PUSH, "PushDirectory", Access.PUSH, push.push_directory),
+    ]
+
+
+def _storage(gate: Gate, caller: Caller) -> list[Rpc]:
+    cas, stream = ContentAddressableStorageServicer(gate, caller), ByteStreamServicer(gate, caller)
+    return [
+        _unary(CAS, "FindMissingBlobs", Access.PULL, cas.find_missing_blobs),
+        _unary(CAS, "BatchUpdateBlobs", Access.PUSH, cas.batch_update_blobs),
+        _unary(CAS, "BatchReadBlobs", Access.PULL, cas.batch_read_blobs),
+        _stream(CAS, "GetTree", Access.PULL, cas.get_tree),
+        _unary(CAS, "SplitBlob", Access.PULL, cas.split_blob),
+        _unary(CAS, "SpliceBlob", Access.PUSH, cas.splice_blob),
+        _stream(BYTESTREAM, "Read", Access.PULL, stream.read),
+        Rpc(
+            BYTESTREAM.full_name,
+            "Write",
+            Access.PUSH,
+            grpc.stream_unary_rpc_method_handler(answering(stream.write)),  # type: ignore[arg-type]
+        ),
+        _unary(BYTESTREAM, "QueryWriteStatus", Access.PUSH, stream.query_write_status),
+    ]
+
+
+def _unary(service: Any, method: str, access: Access, handler: Callable[..., Any]) -> Rpc:
+    return Rpc(service.full_name, method, access, grpc.unary_unary_rpc_method_handler(answering(handler)))
+
+
+def _stream(service: Any, method: str, access: Access, handler: Callable[..., Any]) -> Rpc:
+    return Rpc(service.full_name, method, access, grpc.unary_stream_rpc_method_handler(streaming(handler)))
+
+
+def generic_handlers(table: Sequence[Rpc]) -> list[grpc.GenericRpcHandler]:
+    """The table as gRPC wants it."""
+    services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
+    for rpc in table:
+        services.setdefault(rpc.service, {})[rpc.method] = rpc.handler
+    return [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]

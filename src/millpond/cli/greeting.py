@@ -1,0 +1,91 @@
+"""What a server says when it is ready: what is served where, to whom, and what a client has to be told.
+
+The rule: whoever reads only this knows who can write. Nothing here is decided; it is all in the settings.
+"""
+
+import socket
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from millpond.config.addresses import is_loopback
+from millpond.config.settings import Listener, Settings
+
+
+def greeting(settings: Settings, listeners: Sequence[Listener], *, with_configuration: bool) -> str:
+    """The start-up text. ``listeners`` are the addresses as they turned out to be."""
+    lines = [f"Millpond {version('millpond')}"]
+    for listener in listeners:
+        lines += [
+            f"  {_listening(settings, listener)}",
+            *(f"  WARNING: {one}" for one in _warnings(settings, listener)),
+        ]
+    quota = "what it was given before, or nine tenths of the free space" if settings.quota is None else settings.quota
+    lines.append(f"  repository {settings.repo}; quota: {quota}")
+    if with_configuration:
+        lines += ["", "To use it, paste this into ~/.config/buildstream.conf (BuildStream 2):", ""]
+        lines.append(configuration(settings, listeners[0]))
+    return "\n".join(lines) + "\n"
+
+
+def _listening(settings: Settings, listener: Listener) -> str:
+    tls = listener.tls
+    if tls is not None and tls.client_certs is not None:
+        who = f"whoever has a certificate that {tls.client_certs} knows"
+    else:
+        who = "anyone who reaches it"
+    what = "pull and push" if settings.enable_push else "pull, nobody may push"
+    kind = " (names only: --index-only)" if settings.index_only else ""
+    names = ", ".join(name or "(default)" for name in settings.instances)
+    return f"listening on {listener.url}: {who} may {what}{kind}; instance names: {names}"
+
+
+def _warnings(settings: Settings, listener: Listener) -> list[str]:
+    if is_loopback(listener.host):
+        return []
+    warnings = []
+    if listener.tls is None:
+        warnings.append(
+            "other machines reach this address without TLS: whoever is on the way can read and change what passes; "
+            "give it --server-key and --server-cert, or listen on 127.0.0.1"
+        )
+    if settings.enable_push and (listener.tls is None or listener.tls.client_certs is None):
+        warnings.append(
+            "anybody who reaches this address can write to the cache that others build from; "
+            "give it --client-certs, or leave out --enable-push"
+        )
+    return warnings
+
+
+def configuration(settings: Settings, listener: Listener) -> str:
+    """What to write into ``buildstream.conf``: the artifact and the source cache, BuildStream 2 syntax."""
+    server = [f"  - url: {_client_url(listener)}"]
+    instance = settings.instances[0]
+    if instance:
+        server.append(f"    instance-name: {instance}")
+    if settings.index_only:
+        server.append("    type: index")
+    server.append(f"    push: {'true' if settings.enable_push else 'false'}")
+    server += _auth(listener)
+    return "\n\n".join("\n".join([f"{cache}:", "  servers:", *server]) for cache in ("artifacts", "source-caches"))
+
+
+def _client_url(listener: Listener) -> str:
+    if listener.host not in ("::", "0.0.0.0"):  # noqa: S104 — compared, not bound
+        return listener.url
+    return f"{'http' if listener.tls is None else 'https'}://{socket.gethostname()}:{listener.port}"
+
+
+def _auth(listener: Listener) -> list[str]:
+    tls = listener.tls
+    if tls is None:
+        return []
+    if tls.server_cert == tls.server_key:
+        lines = ["    auth:", "      server-cert: server.crt  # its certificate alone, never the key"]
+    else:
+        lines = ["    auth:", f"      server-cert: {tls.server_cert}  # on another machine: a copy of it"]
+    if tls.client_certs is not None:
+        lines += [
+            "      client-key: client.key",
+            f"      client-cert: client.crt  # yours, known to {tls.client_certs.name}",
+        ]
+    return lines

@@ -1,0 +1,46 @@
+"""``millpond``: the command and what it can do."""
+
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
+from typing import NoReturn
+
+import click
+
+from millpond.cli.running import run_command
+from millpond.cli.serve import serve
+
+PROGRAM = "millpond"
+
+
+@click.group(PROGRAM, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def millpond(context: click.Context) -> None:
+    """The shared cache server for BuildStream.
+
+    A cache that every client in a team pushes its artifacts and sources to and pulls them from, so that nobody builds
+    the same thing twice. Any client of the Remote Execution API's cache can use it as well.
+
+    \b
+    Try it:
+      millpond serve --enable-push        and paste what it prints into buildstream.conf
+      millpond serve --help               all that can be chosen
+
+    The command bst-artifact-server is the same server with the options of BuildStream's old one.
+    """  # noqa: D301 — \b is the character by which click keeps line ends
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@click.command("version")
+def version() -> None:
+    """Print the version."""
+    click.echo(f"{PROGRAM} {version_of(PROGRAM)}")
+
+
+millpond.add_command(serve)
+millpond.add_command(version)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The ``millpond`` program."""
+    run_command(millpond, PROGRAM, arguments)

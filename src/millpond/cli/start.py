@@ -1,0 +1,37 @@
+"""Start a server from settings: judge the key files, supervise, greet."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from millpond.cli.greeting import greeting
+from millpond.config.logs import set_up_logging
+from millpond.config.settings import Listener, Settings
+from millpond.config.tls import load_identity
+from millpond.supervisor import supervise
+
+_LOG = logging.getLogger(__name__)
+
+
+def start(settings: Settings, *, with_configuration: bool) -> int:
+    """Serve until told to stop; the exit status.
+
+    Raises:
+        RefusedToStart, CannotStart: see :func:`millpond.supervisor.supervise`.
+    """
+    set_up_logging(settings.log_level, "supervisor")
+    for files in {listener.tls for listener in settings.listeners if listener.tls is not None}:
+        for warning in load_identity(files).warnings:
+            _LOG.warning("%s", warning)
+
+    def announce(listeners: Sequence[Listener]) -> None:
+        # Whoever started us may have stopped reading; that is no reason not to serve.
+        with suppress(OSError):
+            print(greeting(settings, listeners, with_configuration=with_configuration), end="", flush=True)
+
+    try:
+        return supervise(settings, announce=announce)
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()

@@ -25,7 +25,7 @@ class ContradictoryTls(ValueError):
     """TLS options of which one lacks its other half. The texts are as old as ``bst-artifact-server``."""
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg] — generic since click 8.5, not before
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5, not before
     """An argument type made of a function whose ValueError is a sentence for the user."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

@@ -1,0 +1,84 @@
+"""``python -m millpond.cli.reference``: writes docs/reference/cli.md from the commands; ``--check`` only compares.
+
+The rule: an option that exists is documented, in the words that ``--help`` uses.
+"""
+
+import inspect
+import sys
+from pathlib import Path
+
+import click
+
+from millpond.cli.bst_artifact_server import bst_artifact_server
+from millpond.cli.main import millpond
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "cli.md"
+_HEAD = """\
+# Commands
+
+<!-- Made by `python -m millpond.cli.reference`; change the commands, not this page. -->
+
+Exit statuses: 0 when ended as told; 1 when something failed that the log explains; 2 when an argument, a key file, an
+address or a repository cannot be used; 130 or 143 when a second signal cut off running transfers.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    sections = [_HEAD, _section(millpond, "millpond")]
+    sections += [_section(command, f"millpond {name}") for name, command in sorted(millpond.commands.items())]
+    sections.append(_section(bst_artifact_server, "bst-artifact-server"))
+    return "\n".join(sections)
+
+
+def _section(command: click.Command, path: str) -> str:
+    arguments = [one.metavar or str(one.name).upper() for one in command.params if isinstance(one, click.Argument)]
+    more = ["COMMAND …"] if isinstance(command, click.Group) else []
+    lines = [f"## {path}", "", f"    {' '.join([path, '[OPTIONS]', *arguments, *more])}", "", *_prose(command)]
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    if options:
+        lines += ["", "| option | default | meaning |", "|---|---|---|", *map(_row, options)]
+    return "\n".join(lines) + "\n"
+
+
+def _prose(command: click.Command) -> list[str]:
+    lines: list[str] = []
+    as_it_stands = False
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        as_it_stands = paragraph.startswith("\b")
+        lines += ["    " + line for line in paragraph.split("\n")[1:]] if as_it_stands else [paragraph]
+        lines.append("")
+    return lines[:-1]
+
+
+def _row(option: click.Option) -> str:
+    names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len, reverse=True))
+    if isinstance(option.type, click.Choice):
+        names += f" `{'|'.join(option.type.choices)}`"
+    elif not option.is_flag:
+        names += f" `{option.metavar or option.type.name.upper()}`"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (names, _default(option), option.help or "")) + " |"
+
+
+def _default(option: click.Option) -> str:
+    if option.required:
+        return "required"
+    if isinstance(option.show_default, str):
+        return option.show_default
+    return str(option.default) if isinstance(option.default, str) else ""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or with ``--check`` say whether it is up to date."""
+    text = reference()
+    if arguments != ["--check"]:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    print(f"{PAGE} is not up to date: run python -m millpond.cli.reference", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -87,3 +87,7 @@ def bst_artifact_server(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The ``bst-artifact-server`` program."""
     run_command(bst_artifact_server, PROGRAM, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -44,3 +44,7 @@ millpond.add_command(version)
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The ``millpond`` program."""
     run_command(millpond, PROGRAM, arguments)
+
+
+if __name__ == "__main__":
+    main()

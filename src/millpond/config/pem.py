@@ -6,6 +6,7 @@ lost its end is a common way to break such a file, and those who were in it befo
 
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 
 _MARK = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,40})-----")
 
@@ -38,7 +39,7 @@ def blocks_of(data: bytes) -> list[Block]:
     """Every block that begins in ``data``, in order; what lies between blocks is skipped."""
     blocks: list[Block] = []
     marks = list(_MARK.finditer(data))
-    for begin, end in zip(marks, [*marks[1:], None], strict=True):
+    for begin, end in zip_longest(marks, marks[1:]):
         if begin[1] != b"BEGIN":
             continue
         whole = end is not None and end[1] == b"END" and end[2] == begin[2]

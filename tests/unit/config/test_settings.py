@@ -1,0 +1,70 @@
+"""Settings survive the way from the supervisor to a worker."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from millpond.config.handover import News, Report
+from millpond.config.settings import Listener, LogLevel, Settings, TlsFiles
+from millpond.config.sizes import Quota
+
+PLAIN = Settings(repo=Path("/repo"), listeners=(Listener("127.0.0.1", 11001),))
+FULL = Settings(
+    repo=Path("/with space and ü"),
+    listeners=(
+        Listener("::", 1),
+        Listener("cache.example", 2, TlsFiles(Path("/key"), Path("/cert"))),
+        Listener("10.0.0.1", 3, TlsFiles(Path("/key"), Path("/cert"), Path("/clients"))),
+    ),
+    instances=("", "main", "a/b"),
+    enable_push=True,
+    index_only=True,
+    foreign=False,
+    quota=Quota(80.5, is_percent=True),
+    head_room_min_bytes=2 * 10**9,
+    head_room_max_bytes=10**10,
+    workers=7,
+    log_level=LogLevel.TRACE,
+    drain_seconds=1.5,
+)
+UNPRINTABLE = Settings(repo=Path(os.fsdecode(b"/latin-\xe9\n")), listeners=())
+
+
+def test_the_full_example_leaves_nothing_at_its_default() -> None:
+    assert [field.name for field in fields(Settings) if getattr(FULL, field.name) == getattr(PLAIN, field.name)] == []
+
+
+@pytest.mark.parametrize("settings", [PLAIN, FULL, UNPRINTABLE], ids=["plain", "full", "unprintable"])
+def test_settings_arrive_as_they_were_sent(settings: Settings) -> None:
+    line = settings.to_json()
+    assert "\n" not in line
+    assert line.isascii()
+    assert Settings.from_json(line) == settings
+
+
+def test_nothing_can_be_written_unless_it_was_asked_for() -> None:
+    assert not PLAIN.enable_push
+
+
+def test_a_listener_is_written_as_grpc_and_people_write_it() -> None:
+    assert Listener("::1", 80).address == "[::1]:80"
+    assert Listener("localhost", 80).url == "http://localhost:80"
+    assert Listener("::", 80, TlsFiles(Path("k"), Path("c"))).url == "https://[::]:80"
+
+
+@pytest.mark.parametrize(
+    "report", [Report(News.READY), Report(News.REFUSED, "the repository is a file: name a directory")], ids=str
+)
+def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
+    assert Report.parse(report.line()) == report
+
+
+def test_a_report_is_one_line_and_written_whole() -> None:
+    line = Report(News.FAILED, "a\nb " + "ü" * 10_000).line()
+    assert line.count(b"\n") == 1
+    assert len(line) <= 4096  # PIPE_BUF: more could be interleaved or cut
+    assert Report.parse(line).sentence.startswith("a b ü")

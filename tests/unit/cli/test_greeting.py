@@ -1,0 +1,87 @@
+"""Whoever reads only the start-up text knows who can write, and what to tell a client."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from millpond.cli.greeting import configuration, greeting
+from millpond.config.settings import Listener, Settings, TlsFiles
+from millpond.config.sizes import Quota
+
+TLS = TlsFiles(Path("/keys/server.key"), Path("/keys/server.crt"))
+MUTUAL = replace(TLS, client_certs=Path("/keys/authorized.crt"))
+HERE = Listener("127.0.0.1", 11001)
+OUTSIDE = Listener("::", 11001)
+READ_ONLY = Settings(repo=Path("/srv/cache"), listeners=())
+PUSH = replace(READ_ONLY, enable_push=True)
+
+
+def text(settings: Settings, *listeners: Listener) -> str:
+    return greeting(settings, listeners, with_configuration=False)
+
+
+def test_each_listener_has_a_line_that_says_who_may_do_what() -> None:
+    lines = text(replace(PUSH, instances=("", "main")), HERE, replace(OUTSIDE, tls=MUTUAL)).splitlines()
+    (here, outside) = (line.strip() for line in lines if "listening on" in line)
+    assert here == (
+        "listening on http://127.0.0.1:11001: anyone who reaches it may pull and push; instance names: (default), main"
+    )
+    assert outside == (
+        "listening on https://[::]:11001: whoever has a certificate that /keys/authorized.crt knows may pull and push; "
+        "instance names: (default), main"
+    )
+    assert "may pull, nobody may push" in text(READ_ONLY, HERE)
+
+
+def test_the_repository_and_its_quota_are_named() -> None:
+    assert "repository /srv/cache; quota: 50 GB" in text(replace(PUSH, quota=Quota(50 * 10**9)), HERE)
+    assert "nine tenths of the free space" in text(PUSH, HERE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "listener", "warnings"),
+    [
+        (PUSH, HERE, []),
+        (PUSH, Listener("::1", 1), []),
+        (READ_ONLY, OUTSIDE, ["without TLS"]),
+        (PUSH, OUTSIDE, ["without TLS", "can write"]),
+        (READ_ONLY, replace(OUTSIDE, tls=TLS), []),
+        (PUSH, replace(OUTSIDE, tls=TLS), ["can write"]),
+        (PUSH, replace(OUTSIDE, tls=MUTUAL), []),
+    ],
+)
+def test_what_is_open_to_others_is_a_warning(settings: Settings, listener: Listener, warnings: list[str]) -> None:
+    found = [line for line in text(settings, listener).splitlines() if "WARNING" in line]
+    assert len(found) == len(warnings)
+    assert all(word in line for word, line in zip(warnings, found, strict=True))
+
+
+def test_the_configuration_is_for_both_caches() -> None:
+    assert configuration(PUSH, HERE) == (
+        "artifacts:\n  servers:\n  - url: http://127.0.0.1:11001\n    push: true\n\n"
+        "source-caches:\n  servers:\n  - url: http://127.0.0.1:11001\n    push: true"
+    )
+
+
+def test_the_configuration_says_what_the_client_needs_and_no_more() -> None:
+    settings = replace(READ_ONLY, instances=("main",), index_only=True)
+    lines = configuration(settings, replace(OUTSIDE, tls=MUTUAL)).splitlines()
+    assert lines[2:10] == [
+        f"  - url: https://{socket.gethostname()}:11001",
+        "    instance-name: main",
+        "    type: index",
+        "    push: false",
+        "    auth:",
+        "      server-cert: /keys/server.crt  # on another machine: a copy of it",
+        "      client-key: client.key",
+        "      client-cert: client.crt  # yours, known to authorized.crt",
+    ]
+
+
+def test_a_private_key_is_never_what_clients_are_told_to_copy() -> None:
+    both = TlsFiles(Path("/keys/both.pem"), Path("/keys/both.pem"))
+    assert "both.pem" not in configuration(PUSH, replace(HERE, tls=both))

@@ -1,0 +1,34 @@
+"""Fixtures of the system tests. What a test needs of the machine is required where it is used (see ``parts``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from system.build_site import BuildSite
+from system.parts import require
+from system.tls_keys import Keys
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[BuildSite]:
+    """A build site for one test."""
+    site = BuildSite(tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildSite]:
+    """A build site for all tests of one file; what one of them pushes there, the others see."""
+    site = BuildSite(tmp_path_factory.mktemp("shared"))
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """All keys and certificates; they take a while to make, so they are made once."""
+    require("openssl")
+    return Keys(tmp_path_factory.mktemp("keys"))

@@ -1,41 +1,107 @@
 """The one place that knows every part: opens a repository, stacks the parts and serves them."""
 
 import asyncio
+import functools
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 
+from millpond.config.principals import key_identity
 from millpond.config.settings import Listener, Settings
-from millpond.config.tls import IdentityWatcher
+from millpond.config.tls import IdentityWatcher, ServerIdentity
 from millpond.core.clock import wall_clock
 from millpond.core.errors import RefusedToStart
-from millpond.names.memory import MemoryNames
+from millpond.names.lmdb_names import LmdbNames
 from millpond.services.access import Admission
 from millpond.services.cache import Cache
-from millpond.store.memory import MemoryStore
+from millpond.store import filesystem
+from millpond.store.opening import OpenRepository, open_repository
+from millpond.store.read_only import ReadOnlyStore
+from millpond.store.segment_store import SegmentStore
 from millpond.wire.gate import Gate
 from millpond.wire.server import Address, EdgeServer
 
+log = logging.getLogger(__name__)
 
-async def serve(settings: Settings, *, worker: int, ready: Callable[[], None], stop: asyncio.Event) -> None:
+
+async def serve(settings: Settings, *, worker: int, ready: Callable[[], None], stop: asyncio.Event) -> None:  # noqa: ARG001
     """Serve until ``stop`` is set, then drain.
+
+    Listens first and answers UNAVAILABLE while the repository is opened, which may take a rebuild.
 
     Raises:
         RefusedToStart: the repository or an address cannot be used.
     """
-    gate = Gate(lambda pem: "")
+    gate = Gate(key_identity)
     server = EdgeServer(gate, index_only=settings.index_only)
     try:
         await server.start([_address(listener) for listener in settings.listeners])
     except RuntimeError:
-        raise RefusedToStart("an address to listen on is in use or not of this machine") from None
-    cache = Cache(MemoryStore(10**10), MemoryStore(10**10), MemoryNames(), wall_clock, index_only=settings.index_only)
-    gate.open(Admission(cache, instances=settings.instances, push=settings.enable_push))
-    await server.set_ready()
-    ready()
-    await stop.wait()
-    await server.stop(settings.drain_seconds)
+        raise RefusedToStart("an address to listen on is in use or not one of this machine") from None
+    with ExitStack() as opened:
+        cache = await asyncio.to_thread(_open, settings, opened)
+        gate.open(Admission(cache, instances=settings.instances, push=settings.enable_push))
+        await server.set_ready()
+        ready()
+        await stop.wait()
+        await server.stop(settings.drain_seconds)
+        await asyncio.to_thread(opened.close)
+
+
+def _open(settings: Settings, opened: ExitStack) -> Cache:
+    """The parts of a cache, stacked; ``opened`` takes them apart again."""
+    repository = open_repository(
+        settings.repo,
+        quota_bytes=lambda disk_bytes: None if settings.quota is None else settings.quota.bytes_of(disk_bytes),
+    )
+    opened.callback(repository.close)
+    if repository.read_only and settings.enable_push:
+        raise RefusedToStart(f"{settings.repo} can only be read here: serve it without push")
+    names = LmdbNames(Path(repository.layout.names), read_only=repository.read_only)
+    opened.callback(names.close)
+    store = _store(repository, names)
+    opened.callback(store.close)
+    return Cache(
+        blobs=store,
+        closures=store,
+        names=names,
+        clock=wall_clock,
+        index_only=settings.index_only,
+        foreign=settings.foreign,
+    )
+
+
+def _store(repository: OpenRepository, names: LmdbNames) -> SegmentStore | ReadOnlyStore:
+    if repository.read_only:
+        return ReadOnlyStore(repository.layout, repository.index)
+    return SegmentStore(
+        repository.layout,
+        repository.index,
+        quota_bytes=repository.quota_bytes,
+        reserve_bytes=filesystem.default_reserve_bytes(repository.layout.root),
+        take_numbers=names.take_numbers,
+        clock=wall_clock,
+    )
 
 
 def _address(listener: Listener) -> Address:
-    return Address(listener.address, None)
+    """Where to listen. Keys are looked at again at every handshake, so that a new or revoked one counts at once."""
+    if listener.tls is None:
+        return Address(listener.address, None)
+    watcher = IdentityWatcher(listener.tls)
+    configuration = functools.lru_cache(maxsize=2)(_configuration)
+    credentials = grpc.dynamic_ssl_server_credentials(
+        configuration(watcher.current()),
+        lambda: configuration(watcher.current()),
+        require_client_authentication=listener.tls.client_certs is not None,
+    )
+    return Address(listener.address, credentials)
+
+
+def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.private_key_pem, identity.certificate_chain_pem)], root_certificates=identity.client_roots_pem
+    )

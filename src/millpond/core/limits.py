@@ -125,6 +125,9 @@ SYNC_EVERY_BYTES = 32 * MIB
 TOUCH_LOG_BYTES = 8 * MIB
 """A touch log is closed and a new one begun at this size."""
 
+RESERVE_BYTES = 2_000_000_000
+"""Free disk space that is left to other programs, unless 5 % of the file system is less."""
+
 DEFAULT_QUOTA_SHARE = 0.9
 """Of what the file system would have free without this REPO."""
 

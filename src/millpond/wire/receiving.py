@@ -47,9 +47,7 @@ class Receiver:
         if self._small is not None:
             return await self._accept_small(message)
         assert self._upload is not None
-        done = await self._caller.writing(self._accept_spooled, self._upload, message)
-        self.committed = self._upload.committed_bytes
-        return done
+        return await self._caller.writing(self._accept_spooled, self._upload, message)
 
     async def _begin(self, offset: int) -> None:
         if offset < 0:

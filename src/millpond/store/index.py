@@ -1,0 +1,174 @@
+"""The index: where each blob lies. It may be lost; it is rebuilt from the segments.
+
+One LMDB environment that is never synced while it runs: a killed process does not hurt it, and after a power loss it is
+not believed (``store.opening``). Rules that LMDB's behaviour forces, each tried:
+
+* the map has a fixed size: growing it breaks the other processes;
+* no WRITEMAP: a full disk would be a SIGBUS;
+* nobody but LMDB opens ``lock.mdb``: closing any descriptor of it drops the process's locks;
+* write transactions in one thread per process, which groups what waits (``store.index_writer``);
+* no read transaction lives longer than the call that began it.
+
+The rule (I1): what is listed is complete and verified. (I3): an entry goes before its bytes do.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import lmdb
+
+from millpond.core import limits
+
+_ENTRY = struct.Struct("<IIQQ")
+_SEGMENT_ROW = struct.Struct("<BBHIQQQI")
+_NUMBER = struct.Struct(">I")
+
+INDEX_FORMAT = 1
+"""Raised by every change of a table; an index of another format is made anew."""
+
+Transaction = Any
+"""py-lmdb has no types; ``lmdb.Transaction``."""
+
+
+class SegmentState(IntEnum):
+    """A segment's life. Values are part of the index's format."""
+
+    OPEN = 1
+    SEALED = 2
+    SWEEPING = 3
+    """Eviction is taking its entries away: what still points here counts as missing."""
+
+
+class Entry(NamedTuple):
+    """Where one blob lies."""
+
+    segment: int
+    offset: int
+    size_bytes: int
+    checksum: int
+
+    def encode(self) -> bytes:
+        """24 bytes."""
+        return _ENTRY.pack(*self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Entry":
+        """The inverse of :meth:`encode`."""
+        return cls(*_ENTRY.unpack(value))
+
+
+class SegmentRow(NamedTuple):
+    """What the index knows of a segment. Offsets and sizes in bytes."""
+
+    state: SegmentState
+    end: int
+    """Up to here are records that the index lists; bytes beyond are nobody's."""
+    synced_to: int = 0
+    """Up to here the file is on disk, its directory entry too."""
+    live_bytes: int = 0
+    """Record bytes of blobs that are listed here."""
+    live_count: int = 0
+    incarnation: int = 0
+    """Raised when a blob is lost out of it, so that closures that lie here are walked again."""
+    suspect: bool = False
+    """A sync of it failed: what it holds may never be called durable."""
+
+    def encode(self) -> bytes:
+        """The row's bytes."""
+        return _SEGMENT_ROW.pack(
+            self.state,
+            self.suspect,
+            0,
+            self.incarnation,
+            self.end,
+            self.synced_to,
+            self.live_bytes,
+            self.live_count,
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "SegmentRow":
+        """The inverse of :meth:`encode`."""
+        state, suspect, _, incarnation, end, synced_to, live_bytes, live_count = _SEGMENT_ROW.unpack(value)
+        return cls(SegmentState(state), end, synced_to, live_bytes, live_count, incarnation, bool(suspect))
+
+    @property
+    def holds(self) -> bool:
+        """Whether its blobs count as present."""
+        return self.state is not SegmentState.SWEEPING and not self.suspect
+
+
+class Index:
+    """The environment and its tables. Read methods open a transaction of their own; methods with ``txn`` use it."""
+
+    def __init__(self, path: str, *, read_only: bool = False, lock: bool = True) -> None:
+        """Open or create it.
+
+        Raises:
+            lmdb.Error: not an index, or damaged.
+        """
+        self.path = path
+        self.env = lmdb.open(
+            path,
+            map_size=limits.LMDB_MAP_BYTES,
+            max_readers=limits.LMDB_READERS,
+            max_dbs=8,
+            sync=False,
+            readahead=False,
+            readonly=read_only,
+            lock=lock,
+            create=not read_only,
+            mode=0o644,
+            max_spare_txns=8,
+        )
+        with self.env.begin(write=not read_only) as txn:
+            self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
+                self.env.open_db(name, txn, create=not read_only)
+                for name in (b"blobs", b"segments", b"closures", b"space", b"refused", b"state")
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A read transaction. Never across an ``await``."""
+        with self.env.begin() as txn:
+            yield txn
+
+    def find(self, txn: Transaction, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The encoded entries of those of ``keys`` that are listed in segments that hold."""
+        with txn.cursor(self.blobs) as cursor:
+            found: dict[bytes, bytes] = dict(cursor.getmulti(list(keys)))
+        lost = {number for number in {value[:4] for value in found.values()} if not self._holds(txn, number)}
+        if lost:
+            found = {key: value for key, value in found.items() if value[:4] not in lost}
+        return found
+
+    def _holds(self, txn: Transaction, number: bytes) -> bool:
+        row = self.segment(txn, int.from_bytes(number, "little"))
+        return row is not None and row.holds
+
+    def entries(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
+        """The entries of those of ``keys`` that are listed in segments that hold."""
+        with self.env.begin() as txn:
+            found = self.find(txn, keys)
+        return {key: Entry.decode(value) for key, value in found.items()}
+
+    def segment(self, txn: Transaction, number: int) -> SegmentRow | None:
+        """A segment's row."""
+        value = txn.get(_NUMBER.pack(number), db=self.segments)
+        return None if value is None else SegmentRow.decode(value)
+
+    def put_segment(self, txn: Transaction, number: int, row: SegmentRow) -> None:
+        """Write a segment's row."""
+        txn.put(_NUMBER.pack(number), row.encode(), db=self.segments)
+
+    def all_segments(self, txn: Transaction) -> Iterator[tuple[int, SegmentRow]]:
+        """All segments by number."""
+        for key, value in txn.cursor(self.segments):
+            yield _NUMBER.unpack(key)[0], SegmentRow.decode(value)
+
+    def close(self) -> None:
+        """Close the environment. No transaction may be open."""
+        self.env.close()

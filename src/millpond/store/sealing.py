@@ -1,0 +1,106 @@
+"""Making segments durable in the background.
+
+The rule: a footer says that all before it is on disk, so it is written after a sync and synced itself; only then does
+the index call the segment sealed. A segment whose sync failed is suspect for ever: the kernel reports such a failure
+once and then forgets the pages.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from millpond.core import limits
+from millpond.store.index import Index, SegmentRow, SegmentState, Transaction
+from millpond.store.index_writer import IndexWriter
+from millpond.store.segment_format import Record, SegmentHeader, footer
+
+log = logging.getLogger(__name__)
+
+
+class Sealable(Protocol):
+    """What is needed of a segment to seal it."""
+
+    descriptor: int
+    header: SegmentHeader
+    end: int
+    sync_begun: int
+    records: list[Record]
+
+
+class Sealer:
+    """One thread that syncs and seals."""
+
+    def __init__(self, directory: str, index: Index, index_writer: IndexWriter) -> None:
+        self._directory = directory
+        self._index = index
+        self._index_writer = index_writer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealer")
+
+    def sync_ahead(self, segment: Sealable) -> None:
+        """Begin to sync a segment that grew a lot, so that a push waits for the tail only."""
+        if segment.end - segment.sync_begun >= limits.SYNC_EVERY_BYTES:
+            segment.sync_begun = segment.end
+            self._thread.submit(self._sync, segment.header.number, os.dup(segment.descriptor), segment.end)
+
+    def seal(self, segment: Sealable) -> None:
+        """Seal a full segment and let it go. Nothing may be appended any more."""
+        self._thread.submit(self._seal, segment)
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._thread.shutdown(wait=True)
+
+    def sync_directory(self) -> None:
+        """Make new segments' directory entries durable."""
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _sync(self, number: int, descriptor: int, end: int) -> None:
+        try:
+            os.fdatasync(descriptor)
+            self.sync_directory()
+        except OSError as failure:
+            self.suspect(number, failure)
+        else:
+            self._change(number, lambda row: row._replace(synced_to=max(row.synced_to, end)))
+        finally:
+            os.close(descriptor)
+
+    def _seal(self, segment: Sealable) -> None:
+        number, end = segment.header.number, segment.end
+        try:
+            os.fdatasync(segment.descriptor)
+            _write(segment.descriptor, footer(segment.records, end, segment.header.seed), end)
+            os.fdatasync(segment.descriptor)
+            self.sync_directory()
+        except OSError as failure:
+            self.suspect(number, failure)
+        else:
+            self._change(number, lambda row: row._replace(state=SegmentState.SEALED, end=end, synced_to=end))
+        finally:
+            os.close(segment.descriptor)
+
+    def suspect(self, number: int, failure: OSError) -> None:
+        """Never again call what this segment holds durable."""
+        log.error("segment %08x could not be synced and is not trusted any more: %s", number, failure)
+        self._change(number, lambda row: row._replace(suspect=True))
+
+    def _change(self, number: int, change: Callable[[SegmentRow], SegmentRow]) -> None:
+        def apply(txn: Transaction) -> None:
+            row = self._index.segment(txn, number)
+            if row is not None:
+                self._index.put_segment(txn, number, change(row))
+
+        self._index_writer.transact(apply)
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,83 @@
+"""Finding blobs and reading them, without noting their use.
+
+Readers hold no lock: look up, take the cached descriptor or open the file; where it is gone, eviction was faster than
+this reader, so look up again, three times, then it is a miss.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from millpond.core.digest import EMPTY, Digest
+from millpond.core.errors import BlobNotFound
+from millpond.store.index import Entry, Index
+from millpond.store.interface import Bytes
+from millpond.store.segment_files import SegmentFiles
+from millpond.store.segment_format import Damaged
+from millpond.store.segment_reading import Quarantine, SegmentBlob, read_found
+
+_LOOKS = 3
+
+
+class SegmentLookup:
+    """The reading half of a segment store."""
+
+    def __init__(self, index: Index, files: SegmentFiles, quarantine: Quarantine) -> None:
+        self._index = index
+        self._files = files
+        self._quarantine = quarantine
+
+    def held(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of ``digests`` that the index lists. Promises nothing."""
+        with self._index.reading() as txn:
+            found = self._index.find(txn, sorted({digest.key for digest in digests}))
+        # An entry's size is its bytes 8 to 16: compared as bytes, because this loop runs once per digest.
+        get = found.get
+        return [
+            digest
+            for digest in digests
+            if (value := get(digest.key)) is not None and value[8:16] == digest.size_bytes.to_bytes(8, "little")
+        ]
+
+    def read_many(self, digests: Sequence[Digest], *, wait: bool) -> list[Bytes | None]:
+        """The bytes of each, or None.
+
+        Raises:
+            WouldBlock: not in the page cache and ``wait`` is False.
+        """
+        contents: dict[Digest, Bytes] = {EMPTY: b""}
+        for _ in range(_LOOKS):
+            found = self._look_up(digest for digest in digests if digest not in contents)
+            if not found:
+                break
+            try:
+                contents.update(read_found(self._files, found, self._quarantine, wait=wait))
+                break
+            except (FileNotFoundError, Damaged):
+                continue
+        return [contents.get(digest) for digest in digests]
+
+    def open(self, digest: Digest, *, wait: bool) -> AbstractContextManager[SegmentBlob]:  # noqa: ARG002 - a look-up
+        """One blob in chunks.
+
+        Raises:
+            BlobNotFound: not held.
+        """
+        for _ in range(_LOOKS):
+            found = self._look_up([digest])
+            if not found:
+                break
+            entry = found[0][1]
+            try:
+                return nullcontext(SegmentBlob(self._files.get(entry.segment), digest, entry, self._quarantine))
+            except (FileNotFoundError, Damaged):
+                continue
+        raise BlobNotFound(f"blob {digest} is not in this cache")
+
+    def _look_up(self, digests: Iterable[Digest]) -> list[tuple[Digest, Entry]]:
+        wanted = list(dict.fromkeys(digests))
+        entries = self._index.entries([digest.key for digest in wanted])
+        return [
+            (digest, entry)
+            for digest in wanted
+            if (entry := entries.get(digest.key)) is not None and entry.size_bytes == digest.size_bytes
+        ]

@@ -58,6 +58,14 @@ class Outcome:
     exit_code: int
     output: str
 
+    def artifact(self, element: str) -> str:
+        """The name by which an element's artifact can be asked for without the element: project/element/strong-key."""
+        project = re.search(r"^ +Project: +(\S+) \(", self.output, re.MULTILINE)
+        key = re.search(rf"^ *[a-z ]+ ([0-9a-f]{{64}}) {re.escape(element)} *$", self.output, re.MULTILINE)
+        assert project, self.output
+        assert key, self.output
+        return f"{project[1]}/{element.removesuffix('.bst').replace('/', '-')}/{key[1]}"
+
     @property
     def pulled_from(self) -> list[str]:
         """The caches that gave artifacts, once for each artifact."""
@@ -106,14 +114,7 @@ class BstClient:
 
     def build(self, project: Project, element: str) -> str:
         """Build (or pull, or both) an element with its dependencies and push it; its artifact name."""
-        self.run("build", element, project=project)
-        return self.artifact_name(project, element)
-
-    def artifact_name(self, project: Project, element: str) -> str:
-        """By which name an artifact can be asked for without its element: project/element/strong-key."""
-        form = "%{full-key}"
-        key = self.run("show", "--deps", "none", "--format", form, element, project=project).output.split()[-1]
-        return f"{project.name}/{element.removesuffix('.bst').replace('/', '-')}/{key}"
+        return self.run("build", element, project=project).artifact(element)
 
     def names_of(self, artifact: str) -> list[str]:
         """All names under which this client holds what it holds as ``artifact``: by strong and by weak key."""
@@ -125,15 +126,15 @@ class BstClient:
         """Pull by name from an empty project, where no element can fill the client's store in passing."""
         return self.run("artifact", "pull", *artifacts)
 
-    def check_out(self, artifact: str, into: Path) -> Path:
+    def check_out(self, artifact: str) -> Path:
         """Lay out the files of an artifact that the client holds."""
-        self.run("artifact", "checkout", "--deps", "none", "--directory", str(into), artifact)
-        return into
+        return self._check_out(artifact)[0]
 
     def fetch(self, artifact: str) -> Path:
-        """The files of an artifact, pulled and laid out."""
-        self.pull(artifact)
-        return self.check_out(artifact, Path(tempfile.mkdtemp(dir=self.home)) / "checkout")
+        """The files of an artifact that the client does not hold yet, pulled and laid out in one command."""
+        place, outcome = self._check_out(artifact)
+        assert outcome.pulled_from, outcome.output
+        return place
 
     def finds(self, artifact: str) -> bool:
         """Does any of its caches give it this artifact?"""
@@ -152,6 +153,10 @@ class BstClient:
     def environment(self) -> dict[str, str]:
         places = {f"XDG_{name.upper()}_HOME": str(self.home / name) for name in ("config", "cache", "data")}
         return {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8", **places}
+
+    def _check_out(self, artifact: str) -> tuple[Path, Outcome]:
+        place = Path(tempfile.mkdtemp(dir=self.home)) / "checkout"
+        return place, self.run("artifact", "checkout", "--deps", "none", "--directory", str(place), artifact)
 
     def _end_processes(self) -> None:
         """End what still runs: bst, and its casd, which is in a process group of its own and found by its arguments."""

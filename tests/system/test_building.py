@@ -67,12 +67,12 @@ def test_what_a_sandbox_built_comes_back(work: str, reader: BstClient) -> None:
 
 
 def test_an_artifact_is_found_under_its_strong_and_under_its_weak_key(
-    work: str, builder: BstClient, reader: BstClient
+    work: str, builder: BstClient, server: Millpond, site: BuildSite
 ) -> None:
     names = builder.names_of(work)
     assert len(names) == 2
     assert work in names
-    first, second = (manifest(reader.fetch(name)) for name in names)
+    first, second = (manifest(site.client(artifacts=[Remote(url=server.url)]).fetch(name)) for name in names)
     assert first == second
 
 
@@ -84,7 +84,7 @@ def test_a_build_that_is_not_strict_takes_an_artifact_by_its_weak_key(
     (later.files(PART) / "part").write_text("second edition\n")
     built = reader.run("--no-strict", "build", WORK, project=later)
     assert built.pulled_from == [server.url]
-    returned = reader.check_out(work, site.place("checkout"))
+    returned = reader.check_out(work)
     assert (returned / "copy-of-part").read_text() == "first edition\n"
 
 
@@ -92,13 +92,13 @@ def test_a_rebuilt_artifact_takes_the_place_of_the_old_one(
     builder: BstClient, reader: BstClient, project: Project, server: Millpond, site: BuildSite
 ) -> None:
     artifact = builder.build(project, CHANCE)
-    first = manifest(builder.check_out(artifact, site.place("first")))
+    first = manifest(builder.check_out(artifact))
     builder.run("artifact", "delete", CHANCE, project=project)
     builder.configure()
     builder.run("build", CHANCE, project=project)
     builder.configure(artifacts=[Remote(url=server.url, push=True)])
     pushed = builder.run("artifact", "push", CHANCE, project=project)
-    second = manifest(builder.check_out(artifact, site.place("second")))
+    second = manifest(builder.check_out(artifact))
     assert pushed.pushed_to == [server.url]
     assert manifest(reader.fetch(artifact)) == second != first
 
@@ -124,6 +124,6 @@ def test_a_build_tree_is_pushed_and_pulled_when_both_sides_ask_for_it(
 def test_a_failed_build_is_shared_so_that_nobody_waits_for_it_twice(
     builder: BstClient, reader: BstClient, project: Project, server: Millpond
 ) -> None:
-    assert builder.attempt("build", FAILURE, project=project).pushed_to[-1:] == [server.url]
-    artifact = builder.artifact_name(project, FAILURE)
-    assert reader.pull(artifact).pulled_from == [server.url]
+    failed = builder.attempt("build", FAILURE, project=project)
+    assert failed.pushed_to[-1:] == [server.url]
+    assert reader.pull(failed.artifact(FAILURE)).pulled_from == [server.url]

@@ -21,8 +21,7 @@ def test_nothing_is_bound_in_a_store_that_had_no_room_for_it(site: BuildSite) ->
     assert "BUG" not in outcome.output
     assert "Traceback" not in outcome.output
     assert outcome.pushed_to == []
-    artifact = client.artifact_name(project, BULKY)
-    assert not site.client(artifacts=[Remote(url=server.url)]).finds(artifact)
+    assert not site.client(artifacts=[Remote(url=server.url)]).finds(outcome.artifact(BULKY))
 
 
 def test_no_source_is_bound_in_a_store_that_had_no_room_for_it(site: BuildSite) -> None:

@@ -58,9 +58,9 @@ def aftermath(shared_site: BuildSite) -> Aftermath:
     assert push.running
     assert KILL_AFTER_BYTES <= _bytes_under(repo) < HEAVY_FILES * HEAVY_BYTES
     site.server("--enable-push", repo=repo, port=server.port)
-    push.wait()  # casd tries again by itself, so this may have ended well
+    broken = push.wait()  # casd tries again by itself, so this may have ended well
     client.run("artifact", "push", HEAVY, project=project)
-    return Aftermath(server.url, project, before, client.artifact_name(project, HEAVY))
+    return Aftermath(server.url, project, before, broken.artifact(HEAVY))
 
 
 def test_a_push_that_a_killed_server_broke_succeeds_when_it_is_tried_again(

@@ -31,8 +31,8 @@ def trip(shared_site: BuildSite) -> Trip:
     file_tree.write_demanding_tree(project.files(DEMANDING))
     artifact = client.build(project, DEMANDING)
     client.wipe()
-    returned = client.fetch(artifact)
-    return Trip(project.files(DEMANDING), returned)
+    assert client.pull(artifact).pulled_from == [server.url]
+    return Trip(project.files(DEMANDING), client.check_out(artifact))
 
 
 def test_a_tree_of_20_000_files_comes_back_as_it_was(trip: Trip) -> None:

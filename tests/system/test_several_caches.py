@@ -59,8 +59,7 @@ def test_names_and_blobs_may_live_on_different_servers(
     origin.write_bytes(b"from far away" * 1000)
     project.add_download("download.bst", origin)
     maker = site.client(artifacts=split.remotes(push=True), sources=split.remotes(push=True))
-    maker.run("build", GREETING, "download.bst", project=project)
-    artifact = maker.artifact_name(project, GREETING)
+    artifact = maker.run("build", GREETING, "download.bst", project=project).artifact(GREETING)
     origin.unlink()
 
     reader = site.client(artifacts=split.remotes(), sources=split.remotes())

@@ -49,12 +49,11 @@ def test_one_server_keeps_artifacts_and_sources_of_one_build(site: BuildSite, or
     project.add_download(DOWNLOAD, origin)
     remote = Remote(url=server.url, push=True)
     maker = site.client(artifacts=[remote], sources=[remote])
-    maker.run("build", GREETING, DOWNLOAD, project=project)
-    greeting, download = (maker.artifact_name(project, element) for element in (GREETING, DOWNLOAD))
+    built = maker.run("build", GREETING, DOWNLOAD, project=project)
     origin.unlink()
 
     late = site.client(artifacts=[remote], sources=[remote])
-    assert manifest(late.fetch(greeting)) == manifest(project.files(GREETING))
-    assert (late.fetch(download) / "origin.bin").read_bytes() == CONTENT
+    assert manifest(late.fetch(built.artifact(GREETING))) == manifest(project.files(GREETING))
+    assert (late.fetch(built.artifact(DOWNLOAD)) / "origin.bin").read_bytes() == CONTENT
     late.wipe()
     late.run("source", "fetch", DOWNLOAD, project=project)

@@ -1,0 +1,130 @@
+"""The load generator: raw bytes through ``grpc.aio``, several calls in flight over several connections.
+
+What was tried, against buildbox-casd on a machine with two cores (empty calls per second, the best of each):
+blocking calls from 32 threads 6 700; two such processes 6 900; futures from one thread 5 400; ``grpc.aio`` with asyncio's
+own loop 10 700; with uvloop 12 400 to 14 200; two processes of that 12 000 to 14 900, no better within the noise and one
+more contender for two cores. So: one process, ``grpc.aio``, uvloop. More than 32 calls in flight and more than four
+connections gave it nothing more. (One connection is as good as four, but reaches only one of several workers.)
+FindMissingBlobs of 10 000 digests: 60 to 69 calls per second whatever the generator, so the server is the limit.
+
+The same generator, with the same settings, loads every server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import uvloop
+
+from benchmarks import messages
+
+CONNECTIONS = 4
+# A phase that takes longer than this is broken, not slow.
+PHASE_SECONDS = 300.0
+
+Answer = TypeVar("Answer")
+
+_OPTIONS = [
+    # Otherwise channels to one address share one connection, and with it one worker of the server.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What came back, in the order of the requests, and how long all of it took."""
+
+    seconds: float
+    answers: list[Any]
+
+
+class Generator:
+    """An event loop and open connections to one server."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._channels: list[grpc.aio.Channel] = []
+
+    def __enter__(self) -> Generator:
+        self._run(self._connect())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._disconnect())
+        self._runner.close()
+
+    def unary(self, method: str, requests: Sequence[bytes], *, in_flight: int) -> Timed:
+        """One answer per request."""
+        calls = [channel.unary_unary(method) for channel in self._channels]
+        return self._timed(requests, in_flight, lambda caller, request: calls[caller % len(calls)](request))
+
+    def read(self, requests: Sequence[bytes], *, in_flight: int, keep: bool) -> Timed:
+        """ByteStream.Read; each answer is the list of messages, or with ``keep=False`` their total size only."""
+        calls = [channel.unary_stream(messages.READ) for channel in self._channels]
+
+        async def kept(caller: int, request: bytes) -> list[bytes]:
+            return [message async for message in calls[caller % len(calls)](request)]
+
+        async def counted(caller: int, request: bytes) -> int:
+            total_bytes = 0
+            async for message in calls[caller % len(calls)](request):
+                total_bytes += len(message)
+            return total_bytes
+
+        return self._timed(requests, in_flight, kept if keep else counted)
+
+    def write(self, uploads: Sequence[Sequence[bytes]], *, in_flight: int) -> Timed:
+        """ByteStream.Write, one stream per upload."""
+        calls = [channel.stream_unary(messages.WRITE) for channel in self._channels]
+        return self._timed(uploads, in_flight, lambda caller, upload: calls[caller % len(calls)](iter(upload)))
+
+    def open(self, method: str, count: int, *, in_flight: int) -> Timed:
+        """A new connection, one empty call and a close, ``count`` times."""
+
+        async def visit(_caller: int, request: bytes) -> bytes:
+            async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+                answer: bytes = await channel.unary_unary(method)(request)
+                return answer
+
+        return self._timed([b""] * count, in_flight, visit)
+
+    async def _connect(self) -> None:
+        self._channels = [grpc.aio.insecure_channel(self._address, options=_OPTIONS) for _ in range(CONNECTIONS)]
+        for channel in self._channels:
+            await channel.channel_ready()
+
+    async def _disconnect(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    def _run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        return self._runner.run(asyncio.wait_for(work, PHASE_SECONDS))
+
+    def _timed(self, requests: Sequence[Any], in_flight: int, send: Callable[[int, Any], Awaitable[Any]]) -> Timed:
+        """``in_flight`` callers, each with one call at a time, until all ``requests`` are answered."""
+        answers: list[Any] = [None] * len(requests)
+        waiting = iter(range(len(requests)))
+
+        async def caller(number: int) -> None:
+            for at in waiting:
+                answers[at] = await send(number, requests[at])
+
+        async def all_callers() -> float:
+            begin = time.perf_counter()
+            await asyncio.gather(*(caller(number) for number in range(in_flight)))
+            return time.perf_counter() - begin
+
+        gc.collect()
+        gc.disable()
+        try:
+            return Timed(self._run(all_callers()), answers)
+        finally:
+            gc.enable()

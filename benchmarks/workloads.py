@@ -1,0 +1,259 @@
+"""What is measured: one function per workload, and the table of all of them.
+
+A *session* is one server on one fresh store. Its workloads run in the order of the table; what one of them needs and
+nobody stored yet is stored before its clock starts. Every answer is checked after the clock stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import grpc
+
+from benchmarks import messages
+from benchmarks.corpus import Corpus
+from benchmarks.load import Generator, Timed
+from benchmarks.measure import Sample, Usage, metered
+from benchmarks.messages import UnexpectedAnswer
+from benchmarks.servers import RunningServer
+
+# Calls in flight: see load.py for small ones; a few are enough where each call is megabytes or thousands of digests.
+IN_FLIGHT_SMALL = 32
+IN_FLIGHT_BIG = 8
+# One build machine pushes up to four artifacts at a time (BuildStream's default), so this is two of them.
+ASSET_CALLERS = 8
+OPENERS = 8
+STREAMS_TOGETHER = 4
+WARM_UP_CALLS = 64
+BYTES_PER_MB = 1_000_000
+
+
+@dataclass(slots=True)
+class Session:
+    """A server on a fresh store, the open connections to it, and what is known to be stored there."""
+
+    server: RunningServer
+    load: Generator
+    corpus: Corpus
+    stored: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """``units`` done in ``timed.seconds``; ``usage`` also has what others did meanwhile."""
+
+    units: float
+    timed: Timed
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One row of the tables. Workloads of one ``session`` share a store."""
+
+    name: str
+    title: str
+    unit: str
+    session: str
+    measure: Callable[[Session], Measured]
+
+    def sample(self, session: Session, run: int) -> Sample:
+        """Measure once.
+
+        Raises:
+            UnexpectedAnswer: the server failed, took too long or answered something else than what was stored.
+        """
+        try:
+            measured = self.measure(session)
+        except (UnexpectedAnswer, grpc.RpcError, TimeoutError) as error:
+            raise UnexpectedAnswer(f"{self.name} on {session.server.kind.name}: {error or 'took too long'}") from error
+        usage = measured.usage
+        return Sample(
+            workload=self.name,
+            server=session.server.kind.name,
+            run=run,
+            unit=self.unit,
+            units=measured.units,
+            wall_seconds=measured.timed.seconds,
+            server_cpu_seconds=usage.server_cpu_seconds,
+            client_cpu_seconds=usage.client_cpu_seconds,
+            others_share=usage.others_share,
+            stolen_share=usage.stolen_share,
+        )
+
+
+def _clocked(session: Session, units: float, work: Callable[[], Timed]) -> Measured:
+    timed, usage = metered(session.server, work)
+    return Measured(units, timed, usage)
+
+
+def _empty_unary(session: Session) -> Measured:
+    call = partial(session.load.unary, messages.FIND_MISSING_BLOBS, in_flight=IN_FLIGHT_SMALL)
+    call([b""] * WARM_UP_CALLS)
+    requests = [b""] * session.corpus.scale.empty_calls
+    measured = _clocked(session, len(requests), lambda: call(requests))
+    for answer in measured.timed.answers:
+        messages.require_missing(answer, 0)
+    return measured
+
+
+def _openings(session: Session) -> Measured:
+    visit = partial(session.load.open, messages.GET_CAPABILITIES, in_flight=OPENERS)
+    visit(WARM_UP_CALLS)
+    count = session.corpus.scale.openings
+    return _clocked(session, count, lambda: visit(count))
+
+
+def _batch_update(session: Session) -> Measured:
+    requests = [batch.update for batch in session.corpus.batches]
+    blobs = len(session.corpus.small_digests)
+    update = partial(session.load.unary, messages.BATCH_UPDATE_BLOBS, in_flight=IN_FLIGHT_BIG)
+    measured = _clocked(session, blobs, lambda: update(requests))
+    messages.require_updated(measured.timed.answers, blobs)
+    session.stored.add("small blobs")
+    return measured
+
+
+def _need_small_blobs(session: Session) -> None:
+    if "small blobs" not in session.stored:
+        _batch_update(session)
+
+
+def _find_missing(session: Session, questions: list[bytes], missing_each: int) -> Measured:
+    _need_small_blobs(session)
+    ask = partial(session.load.unary, messages.FIND_MISSING_BLOBS, in_flight=IN_FLIGHT_BIG)
+    ask(questions)
+    requests = questions * session.corpus.scale.question_passes
+    digests = len(requests) * session.corpus.scale.digests_per_question
+    measured = _clocked(session, digests, lambda: ask(requests))
+    for answer in measured.timed.answers:
+        messages.require_missing(answer, missing_each)
+    return measured
+
+
+def _find_missing_absent(session: Session) -> Measured:
+    return _find_missing(session, session.corpus.questions_absent, session.corpus.scale.digests_per_question)
+
+
+def _find_missing_present(session: Session) -> Measured:
+    return _find_missing(session, session.corpus.questions_present, 0)
+
+
+def _batch_read(session: Session) -> Measured:
+    _need_small_blobs(session)
+    ask = partial(session.load.unary, messages.BATCH_READ_BLOBS, in_flight=IN_FLIGHT_BIG)
+    once = [batch.read for batch in session.corpus.batches]
+    ask(once)
+    requests = once * session.corpus.scale.batch_read_passes
+    blobs = len(session.corpus.small_digests) * session.corpus.scale.batch_read_passes
+    measured = _clocked(session, blobs, lambda: ask(requests))
+    messages.require_batches(measured.timed.answers, blobs)
+    return measured
+
+
+def _stream_read_small(session: Session) -> Measured:
+    _need_small_blobs(session)
+    reads = session.corpus.stream_reads * session.corpus.scale.stream_passes
+    requests = [request for _, request in reads]
+    read = partial(session.load.read, in_flight=IN_FLIGHT_SMALL, keep=True)
+    read(requests[:WARM_UP_CALLS])
+    measured = _clocked(session, len(requests), lambda: read(requests))
+    for (digest, _), answer in zip(reads, measured.timed.answers, strict=True):
+        messages.require_stream(answer, digest)
+    return measured
+
+
+def _push_assets(session: Session, label: str, count: int, callers: int) -> Measured:
+    _need_small_blobs(session)
+    corpus = session.corpus
+    push = partial(session.load.unary, messages.PUSH_BLOB, in_flight=callers)
+    push(corpus.asset_pushes(f"{label}-warm", callers))
+    requests = corpus.asset_pushes(label, count)
+    return _clocked(session, count, lambda: push(requests))
+
+
+def _asset_push(session: Session) -> Measured:
+    measured = _push_assets(session, "crowd", session.corpus.scale.assets, ASSET_CALLERS)
+    session.stored.add("assets")
+    return measured
+
+
+def _asset_push_one_caller(session: Session) -> Measured:
+    return _push_assets(session, "single", session.corpus.scale.assets_by_one_caller, 1)
+
+
+def _asset_fetch(session: Session) -> Measured:
+    if "assets" not in session.stored:
+        _asset_push(session)
+    fetches = session.corpus.asset_fetches("crowd", session.corpus.scale.assets) * session.corpus.scale.fetch_passes
+    requests = [request for _, request in fetches]
+    fetch = partial(session.load.unary, messages.FETCH_BLOB, in_flight=IN_FLIGHT_SMALL)
+    fetch(requests[:WARM_UP_CALLS])
+    measured = _clocked(session, len(requests), lambda: fetch(requests))
+    for (digest, _), answer in zip(fetches, measured.timed.answers, strict=True):
+        messages.require_asset(answer, digest)
+    return measured
+
+
+def _megabytes(session: Session) -> float:
+    return sum(digest.size_bytes for digest, _ in session.corpus.uploads) / BYTES_PER_MB
+
+
+def _large_write(session: Session, streams: int) -> Measured:
+    uploads = [upload for _, upload in session.corpus.uploads]
+    measured = _clocked(session, _megabytes(session), lambda: session.load.write(uploads, in_flight=streams))
+    for (digest, _), answer in zip(session.corpus.uploads, measured.timed.answers, strict=True):
+        messages.require_committed(answer, digest)
+    session.stored.add("large blobs")
+    return measured
+
+
+def _large_read(session: Session, streams: int) -> Measured:
+    if "large blobs" not in session.stored:
+        _large_write(session, streams)
+    requests = [messages.read(digest) for digest, _ in session.corpus.uploads]
+    digests = [digest for digest, _ in session.corpus.uploads]
+    # One blob is read in full and hashed beforehand; inside the clock bytes are only counted, since keeping half a
+    # gigabyte would measure the generator's memory.
+    messages.require_stream(session.load.read(requests[:1], in_flight=1, keep=True).answers[0], digests[0])
+    measured = _clocked(
+        session, _megabytes(session), lambda: session.load.read(requests, in_flight=streams, keep=False)
+    )
+    for digest, received_bytes in zip(digests, measured.timed.answers, strict=True):
+        messages.require_at_least(received_bytes, digest)
+    return measured
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("empty-unary", "empty unary call", "call", "small", _empty_unary),
+        Workload("openings", "openings (connect, one call, close)", "opening", "small", _openings),
+        Workload("batch-update", "BatchUpdateBlobs", "blob", "small", _batch_update),
+        Workload("find-missing-absent", "FindMissingBlobs, absent", "digest", "small", _find_missing_absent),
+        Workload("find-missing-present", "FindMissingBlobs, present", "digest", "small", _find_missing_present),
+        Workload("batch-read", "BatchReadBlobs", "blob", "small", _batch_read),
+        Workload("stream-read-small", "ByteStream read, small blobs", "blob", "small", _stream_read_small),
+        Workload("asset-push", "asset push, 8 callers", "push", "small", _asset_push),
+        Workload("asset-push-one-caller", "asset push, 1 caller", "push", "small", _asset_push_one_caller),
+        Workload("asset-fetch", "asset fetch", "fetch", "small", _asset_fetch),
+        Workload("large-write", "ByteStream write, 128 MB, 1 stream", "MB", "large", partial(_large_write, streams=1)),
+        Workload("large-read", "ByteStream read, 128 MB, 1 stream", "MB", "large", partial(_large_read, streams=1)),
+        Workload(
+            "large-write-together",
+            "ByteStream write, 128 MB, 4 streams",
+            "MB",
+            "large, together",
+            partial(_large_write, streams=STREAMS_TOGETHER),
+        ),
+        Workload(
+            "large-read-together",
+            "ByteStream read, 128 MB, 4 streams",
+            "MB",
+            "large, together",
+            partial(_large_read, streams=STREAMS_TOGETHER),
+        ),
+    )
+}

@@ -44,7 +44,8 @@ from millpond.core.errors import RefusedToStart
 from millpond.worker import run
 
 async def serve(settings, *, worker, ready, stop):
-    Path(f"worker-{worker}").write_text(str(os.getpid()))
+    Path(f"new-{worker}").write_text(str(os.getpid()))
+    Path(f"new-{worker}").rename(f"worker-{worker}")
 %s
 
 run(Role(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), serve)
@@ -121,8 +122,10 @@ def test_a_refusal_of_the_first_start_is_one_sentence_and_status_2(run_workers: 
 
 def test_one_worker_that_refuses_takes_the_others_along(run_workers: RunWorkers) -> None:
     server = run_workers("""
-        if worker == 1:
-            raise RefusedToStart('no')
+        while worker == 1:
+            if Path("worker-0").exists():
+                raise RefusedToStart("no")
+            await asyncio.sleep(0.01)
         ready()
         await stop.wait()
     """)

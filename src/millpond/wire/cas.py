@@ -19,7 +19,11 @@ from millpond.wire.tree_pages import TreePages
 SERVICE = re_pb2.DESCRIPTOR.services_by_name["ContentAddressableStorage"]
 _IDENTITY = re_pb2.Compressor.IDENTITY
 _NOT_FOUND = status_pb2.Status(code=5, message="this blob is not in the cache")
-_NO_ROOM_IN_ANSWER = status_pb2.Status(code=8, message="the answer is full: ask for this blob again")
+_NO_ROOM_IN_ANSWER = status_pb2.Status(code=8, message="the answer is full: ask again")
+_FAILED_ITEM_BYTES = 120
+"""What an item without data takes at most: a digest of 79 bytes, one of the statuses above, tags and lengths."""
+_BATCH_ITEMS = limits.ANSWER_BYTES // _FAILED_ITEM_BYTES
+"""The most blobs in one batch: each has room in the answer at least to fail."""
 
 
 class ContentAddressableStorageServicer:
@@ -49,6 +53,7 @@ class ContentAddressableStorageServicer:
         request = decode(re_pb2.BatchUpdateBlobsRequest, raw)
         writer = admission.writer(principal, request.instance_name)
         check_function(request.digest_function)
+        _check_count(len(request.requests))
         if not request.requests:
             return b""
         return await self._caller.writing(_update, writer, request)
@@ -60,6 +65,7 @@ class ContentAddressableStorageServicer:
         request = decode(re_pb2.BatchReadBlobsRequest, raw)
         reader = admission.reader(principal, request.instance_name)
         check_function(request.digest_function)
+        _check_count(len(request.digests))
         if sum(item.size_bytes for item in request.digests if item.size_bytes > 0) > limits.BATCH_BYTES:
             raise InvalidRequest(
                 f"a batch may ask for at most {limits.BATCH_BYTES} bytes: read large blobs by ByteStream"
@@ -97,6 +103,11 @@ class ContentAddressableStorageServicer:
         raise NotServed("SpliceBlob is not offered here: write the blob whole")
 
 
+def _check_count(items: int) -> None:
+    if items > _BATCH_ITEMS:
+        raise InvalidRequest(f"a batch holds at most {_BATCH_ITEMS} blobs, this one {items}: use several")
+
+
 def _find_many(reader: Reader, request: re_pb2.FindMissingBlobsRequest) -> bytes:
     return layout.find_missing_response(reader.find_missing(layout.parse_digests(request.blob_digests)))
 
@@ -126,6 +137,9 @@ def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
             answer.status.code, answer.status.message = code_number(outcome), str(outcome)
         else:
             answer.status.SetInParent()
+    if response.ByteSize() > limits.ANSWER_BYTES:
+        for answer in response.responses:
+            answer.status.ClearField("message")
     return response.SerializeToString()
 
 
@@ -135,13 +149,20 @@ def _read_batch(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *, wait: 
         digests = layout.parse_digests(request.digests)
     except InvalidRequest:
         return _read_item_by_item(reader, request, wait=wait)
-    return _lay_out(digests, reader.read_blobs(digests, wait=wait))
+    parts, _ = _lay_out(digests, reader.read_blobs(digests, wait=wait), _room(len(digests)))
+    return b"".join(parts)
 
 
-def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None]) -> bytes:
+def _room(items: int) -> int:
+    """The bytes of an answer that are left when each of its items has set aside what it takes to fail."""
+    return limits.ANSWER_BYTES - _FAILED_ITEM_BYTES * items
+
+
+def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None], room: int) -> tuple[list[Bytes], int]:
+    """The items' bytes and the room that they leave."""
     parts: list[Bytes] = []
-    room = limits.ANSWER_BYTES
     for blob, content in zip(digests, contents, strict=True):
+        room += _FAILED_ITEM_BYTES
         if content is None:
             item: tuple[Bytes, ...] = (_failed_item(blob, _NOT_FOUND),)
         else:
@@ -150,7 +171,7 @@ def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None]) -> byt
                 item = (_failed_item(blob, _NO_ROOM_IN_ANSWER),)
         room -= sum(map(len, item))
         parts += item
-    return b"".join(parts)
+    return parts, room
 
 
 def _failed_item(blob: Digest, status: status_pb2.Status) -> bytes:
@@ -161,7 +182,8 @@ def _failed_item(blob: Digest, status: status_pb2.Status) -> bytes:
 
 def _read_item_by_item(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *, wait: bool) -> bytes:
     """The slow way, for batches in which some digest is none: it fails alone."""
-    parts = []
+    parts: list[Bytes] = []
+    room = _room(len(request.digests))
     for item in request.digests:
         try:
             digest = Digest.parse(item.hash, item.size_bytes)
@@ -169,6 +191,10 @@ def _read_item_by_item(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *,
             message = re_pb2.BatchReadBlobsResponse()
             message.responses.add(digest=item, status={"code": code_number(failure), "message": str(failure)})
             parts.append(message.SerializeToString())
+            room += _FAILED_ITEM_BYTES - len(parts[-1])
         else:
-            parts.append(_lay_out([digest], reader.read_blobs([digest], wait=wait)))
+            laid_out, room = _lay_out([digest], reader.read_blobs([digest], wait=wait), room)
+            parts += laid_out
+        if room < 0:
+            raise InvalidRequest("too many of the digests asked for are none")
     return b"".join(parts)

@@ -4,10 +4,13 @@
 order never changes, so a number is token enough. Messages within one answer are cut by bytes.
 """
 
+from collections.abc import Iterator
+
 from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import InvalidRequest
 from millpond.services.reading import Reader
+from millpond.store.interface import Bytes
 from millpond.wire import layout
 
 
@@ -27,6 +30,7 @@ class TreePages:
         self._directories = reader.tree(root)
         self._skip = int(page_token or 0)
         self._end = self._skip + page_size if page_size else None
+        self._held_back: Bytes | None = None
         self._seen = 0
         self._done = False
         self._first = True
@@ -38,7 +42,10 @@ class TreePages:
         parts: list[bytes] = []
         size = 0
         token = b""
-        for _, content in self._directories:
+        for content in self._contents():
+            if parts and size + len(content) > limits.TREE_PAGE_BYTES:
+                self._held_back = content
+                break
             self._seen += 1
             if self._seen <= self._skip:
                 continue
@@ -48,14 +55,19 @@ class TreePages:
                 token = self._token_if_more()
                 self._done = True
                 break
-            if size >= limits.TREE_PAGE_BYTES:
-                break
         else:
             self._done = True
         if not parts and not self._first:
             return None
         self._first = False
         return b"".join(parts) + token
+
+    def _contents(self) -> Iterator[Bytes]:
+        if self._held_back is not None:
+            held_back, self._held_back = self._held_back, None
+            yield held_back
+        for _, content in self._directories:
+            yield content
 
     def _token_if_more(self) -> bytes:
         if next(self._directories, None) is None:

@@ -22,6 +22,7 @@ _FUNCTIONS = frozenset(
     {"sha256", "sha1", "md5", "vso", "sha384", "sha512", "murmur3", "sha256tree", "blake3", "gitsha1"}
 )
 _READ_MARKERS = frozenset({"blobs", "compressed-blobs"})
+_MARKERS = _READ_MARKERS | {"uploads"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,19 @@ class WriteName:
     upload: str
     digest: Digest
     compressor: str
+
+
+def instance_of(name: str) -> str:
+    """The instance name in a resource name, as it came: for admission, which comes before all other checks (I7).
+
+    Raises:
+        InvalidRequest: it is no resource name at all.
+    """
+    parts = _split(name)
+    at = next((i for i, part in enumerate(parts) if part in _MARKERS), None)
+    if at is None:
+        raise _malformed(name, "[INSTANCE/]blobs/HASH/SIZE")
+    return "/".join(parts[:at])
 
 
 def parse_read(name: str) -> ReadName:

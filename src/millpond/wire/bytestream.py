@@ -36,8 +36,8 @@ class ByteStreamServicer:
         admission = self._gate.admission()
         principal = self._gate.principal(context)
         request = decode(bytestream_pb2.ReadRequest, raw)
+        reader = admission.reader(principal, resource_names.instance_of(request.resource_name))
         name = resource_names.parse_read(request.resource_name)
-        reader = admission.reader(principal, name.instance)
         _check_compressor(name.compressor)
         start, end = _range(request, name.digest)
         if name.digest.size_bytes <= limits.CHUNK_BYTES:
@@ -78,8 +78,8 @@ class ByteStreamServicer:
         first = await _next(messages)
         if first is None:
             raise InvalidRequest("a Write needs at least one message")
+        writer = admission.writer(principal, resource_names.instance_of(first.resource_name))
         name = resource_names.parse_write(first.resource_name)
-        writer = admission.writer(principal, name.instance)
         _check_compressor(name.compressor)
         receiver = Receiver(writer, name.digest, first.resource_name, self._caller)
         if name.digest != EMPTY and await self._caller.writing(writer.holds, name.digest):
@@ -107,8 +107,8 @@ class ByteStreamServicer:
         principal = self._gate.principal(context)
         admission.check_push(principal)
         request = decode(bytestream_pb2.QueryWriteStatusRequest, raw)
+        writer = admission.writer(principal, resource_names.instance_of(request.resource_name))
         name = resource_names.parse_write(request.resource_name)
-        writer = admission.writer(principal, name.instance)
         _check_compressor(name.compressor)
         return await self._caller.writing(_write_status, writer, name.digest, request.resource_name)
 

@@ -6,16 +6,14 @@ writes, and every failure becomes one sentence of the closed family; LMDB's own 
 
 import errno
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
-from lmdb.verify import VerifyError, verify
 
-from millpond.core import limits
 from millpond.core.errors import MillpondError, NoSpace, NotReady, RefusedToStart
-from millpond.names.writer import GroupWriter
+from millpond.disk import environment as disk
+from millpond.disk.group_writer import GroupWriter
 
 NAMES_FORMAT = 1
 """The format this version writes. A newer one is refused, an older one goes through ``_UPGRADES``."""
@@ -23,22 +21,10 @@ NAMES_FORMAT = 1
 TABLES = (b"meta", b"bindings", b"counters")
 
 _FORMAT_KEY = b"names_format"
-_FILES_MODE = 0o750  # LMDB drops the execute bits for its files
-_LOCK_FILE_BYTES = 64 * limits.LMDB_READERS + 128  # lmdb.h: a cache line per reader, and its header
-_FULL_BELOW_BYTES = limits.MIB
-
 Tables = dict[bytes, lmdb._Database]
 
 _UPGRADES: dict[int, Callable[["lmdb.Transaction[bytes]", Tables], None]] = {}
 """Format -> what turns it into the next one. All steps share one write transaction."""
-
-_DAMAGE = (
-    lmdb.InvalidError,
-    lmdb.CorruptedError,
-    lmdb.VersionMismatchError,
-    lmdb.PageNotFoundError,
-    lmdb.PanicError,
-)
 
 _log = logging.getLogger(__name__)
 
@@ -48,70 +34,23 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, lock: bool)
 
     Raises:
         RefusedToStart: it cannot be opened, or is not an LMDB environment.
-
     """
 
     def attempt(*, lock: bool) -> lmdb.Environment:
-        # Never WRITEMAP: a full disk would be a SIGBUS. Sync and metasync are the default: names are durable.
-        return lmdb.open(
-            str(path),
-            map_size=map_bytes,
-            readonly=read_only,
-            create=not read_only,
-            mode=_FILES_MODE,
-            readahead=False,
-            max_readers=limits.LMDB_READERS,
-            max_dbs=len(TABLES),
-            lock=lock,
+        return disk.open_environment(
+            str(path), tables=len(TABLES), sync=True, read_only=read_only, lock=lock, map_bytes=map_bytes
         )
 
     try:
-        if not read_only:
-            _reserve_lock_file(path)
         try:
-            environment = attempt(lock=lock or not read_only)
+            return attempt(lock=lock)
         except lmdb.Error as error:
-            if not (read_only and lock and _code(error) in (errno.EACCES, errno.EPERM, errno.EROFS)):
+            if not (read_only and lock and disk.code(error) in (errno.EACCES, errno.EPERM, errno.EROFS)):
                 raise
             _log.warning("%s/lock.mdb cannot be written: reading names without a lock", path)
-            environment = attempt(lock=False)
+            return attempt(lock=False)
     except (lmdb.Error, OSError) as error:
         raise _refusal(path, error) from error
-    if _is_cut_off(path, environment):
-        environment.close()
-        raise _refusal(path, lmdb.CorruptedError("the file is shorter than its contents"))
-    return environment
-
-
-def _is_cut_off(path: Path, environment: lmdb.Environment) -> bool:
-    """Whether pages in use lie beyond the end of the file, where reading them is a SIGBUS (tried).
-
-    A file may be shorter than its page count by pages that are free and were never written; the walk tells.
-    """
-    used_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if (path / "data.mdb").stat().st_size >= used_bytes:
-        return False
-    try:
-        return bool(verify(str(path)))  # type: ignore[no-untyped-call]  # lmdb ships no stub for it
-    except VerifyError:
-        return True
-
-
-def _reserve_lock_file(path: Path) -> None:
-    """Give ``lock.mdb`` all its blocks while nobody uses it.
-
-    LMDB makes it sparse and maps it: the 63rd reader at once touches its second page, which on a full disk is a
-    SIGBUS. Only a file that does not exist yet is touched (closing a descriptor of it drops the process's locks).
-    """
-    path.mkdir(mode=_FILES_MODE, exist_ok=True)
-    try:
-        descriptor = os.open(path / "lock.mdb", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, _FILES_MODE & 0o666)
-    except FileExistsError:
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
-    finally:
-        os.close(descriptor)
 
 
 def tables_to_read(path: Path, environment: lmdb.Environment) -> Tables:
@@ -174,7 +113,7 @@ def unwritten(path: Path, error: lmdb.Error) -> MillpondError:
     """What to tell a peer whose write failed."""
     if isinstance(error, lmdb.MapFullError):
         return NoSpace("the names fill all the room that they may have: nothing was written")
-    if _code(error) in (errno.ENOSPC, errno.EDQUOT) or (_code(error) == errno.EIO and _is_full(path)):
+    if disk.is_no_space(error, str(path)):
         return NoSpace("the disk that holds the names is full: nothing was written")
     _log.error("names in %s cannot be written", path, exc_info=error)
     return NotReady("the names cannot be written now: the server's log says why")
@@ -186,20 +125,10 @@ def unread(path: Path, error: lmdb.Error) -> MillpondError:
     return NotReady("the names cannot be read now: the server's log says why")
 
 
-def _code(error: lmdb.Error) -> int:
-    return getattr(error, "code", 0)  # only errors that come from LMDB itself have one
-
-
-def _is_full(path: Path) -> bool:
-    """LMDB reports a short write as EIO ("filesystem full?", mdb.c, mdb_page_flush); tried on a full tmpfs."""
-    space = os.statvfs(path)
-    return space.f_bavail * space.f_frsize < _FULL_BELOW_BYTES
-
-
 def _refusal(path: Path, error: Exception) -> RefusedToStart:
     if isinstance(error, (lmdb.NotFoundError, lmdb.IncompatibleError)):
         return _not_names(path)
-    if isinstance(error, _DAMAGE):
+    if isinstance(error, disk.DAMAGE):
         return RefusedToStart(
             f"the names in {path} are damaged ({error}): move the directory aside and put the newest backup in its place"
         )

@@ -18,9 +18,9 @@ import lmdb
 from millpond.core import limits
 from millpond.core.errors import MillpondError, NameNotFound, NotReady, NotServed
 from millpond.core.names import Name, Namespace
+from millpond.disk.group_writer import GroupWriter
 from millpond.names import environment, values
 from millpond.names.binding import Binding
-from millpond.names.writer import GroupWriter
 
 _Result = TypeVar("_Result")
 
@@ -61,7 +61,7 @@ class LmdbNames:
             if read_only:
                 tables = environment.tables_to_read(path, self._env)
             else:
-                self._writer = GroupWriter(self._env)
+                self._writer = GroupWriter(self._env, "names-writer")
                 tables = environment.tables_to_write(path, self._env, self._writer)
         except BaseException:
             self.close()

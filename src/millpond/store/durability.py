@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady
-from millpond.store.index import Entry, Index, SegmentRow, Transaction
-from millpond.store.index_writer import IndexWriter, Work
+from millpond.disk.group_writer import GroupWriter, Transaction, Work
+from millpond.store.index import Entry, Index, SegmentRow
 from millpond.store.interface import Footprint
 from millpond.store.sealing import Sealer
 from millpond.store.segment_files import SegmentFiles
@@ -24,7 +24,7 @@ _STAMP_BYTES = 16
 class Durability:
     """Syncs segments for pushes, and keeps the ``closures`` table."""
 
-    def __init__(self, index: Index, index_writer: IndexWriter, files: SegmentFiles, sealer: Sealer) -> None:
+    def __init__(self, index: Index, index_writer: GroupWriter, files: SegmentFiles, sealer: Sealer) -> None:
         self._index = index
         self._index_writer = index_writer
         self._files = files
@@ -50,7 +50,7 @@ class Durability:
                     self._index.put_segment(txn, number, row._replace(synced_to=end))
             return self._look_again(txn, digests)
 
-        return self._index_writer.transact(apply)
+        return self._index_writer.run(apply)
 
     def _needed(self, digests: Sequence[Digest]) -> dict[int, int]:
         """The segments that must be synced: number to the end of what is needed of it."""

@@ -1,13 +1,8 @@
 """The index: where each blob lies. It may be lost; it is rebuilt from the segments.
 
-One LMDB environment that is never synced while it runs: a killed process does not hurt it, and after a power loss it is
-not believed (``store.opening``). Rules that LMDB's behaviour forces, each tried:
-
-* the map has a fixed size: growing it breaks the other processes;
-* no WRITEMAP: a full disk would be a SIGBUS;
-* nobody but LMDB opens ``lock.mdb``: closing any descriptor of it drops the process's locks;
-* write transactions in one thread per process, which groups what waits (``store.index_writer``);
-* no read transaction lives longer than the call that began it.
+One LMDB environment (``disk.environment``) that is never synced while it runs: a killed process does not hurt it, and
+after a power loss it is not believed (``store.opening``). Write transactions are made in one thread per process, which
+groups what waits (``disk.group_writer``); no read transaction lives longer than the call that began it.
 
 The rule (I1): what is listed is complete and verified. (I3): an entry goes before its bytes do.
 """
@@ -16,21 +11,18 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import lmdb
+from millpond.disk.environment import open_environment
+from millpond.disk.group_writer import Transaction
 
-from millpond.core import limits
-
+_TABLES = (b"blobs", b"segments", b"closures", b"space", b"refused", b"state")
 _ENTRY = struct.Struct("<IIQQ")
 _SEGMENT_ROW = struct.Struct("<BBHIQQQI")
 _NUMBER = struct.Struct(">I")
 
 INDEX_FORMAT = 1
 """Raised by every change of a table; an index of another format is made anew."""
-
-Transaction = Any
-"""py-lmdb has no types; ``lmdb.Transaction``."""
 
 
 class SegmentState(IntEnum):
@@ -111,24 +103,11 @@ class Index:
             lmdb.Error: not an index, or damaged.
         """
         self.path = path
-        self.env = lmdb.open(
-            path,
-            map_size=limits.LMDB_MAP_BYTES,
-            max_readers=limits.LMDB_READERS,
-            max_dbs=8,
-            sync=False,
-            readahead=False,
-            readonly=read_only,
-            lock=lock,
-            create=not read_only,
-            mode=0o644,
-            max_spare_txns=8,
+        self.env = open_environment(path, tables=len(_TABLES), sync=False, read_only=read_only, lock=lock)
+        # Each by itself: py-lmdb forgets handles that were opened inside of a read transaction.
+        self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
+            self.env.open_db(name, create=not read_only) for name in _TABLES
         )
-        with self.env.begin(write=not read_only) as txn:
-            self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
-                self.env.open_db(name, txn, create=not read_only)
-                for name in (b"blobs", b"segments", b"closures", b"space", b"refused", b"state")
-            )
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:

@@ -21,7 +21,8 @@ import lmdb
 
 from millpond.core import limits
 from millpond.core.errors import RefusedToStart
-from millpond.store import filesystem, locks
+from millpond.disk import locks
+from millpond.store import filesystem
 from millpond.store.index import INDEX_FORMAT, Index
 from millpond.store.layout import REPOSITORY_FORMAT, Layout, recognise, write_marker
 from millpond.store.rebuild import rebuild, segment_paths

@@ -8,7 +8,8 @@ import logging
 import os
 from collections.abc import Iterator
 
-from millpond.store.index import Entry, Index, SegmentRow, SegmentState, Transaction
+from millpond.disk.group_writer import Transaction
+from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.segment_files import SegmentFile, segment_name, segment_number
 from millpond.store.segment_format import (
     FOOTER_END_BYTES,

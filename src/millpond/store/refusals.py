@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.errors import MillpondError
-from millpond.store.index import Index, Transaction
-from millpond.store.index_writer import IndexWriter
+from millpond.disk.group_writer import GroupWriter, Transaction
+from millpond.store.index import Index
 
 _U64 = struct.Struct("<Q")
 FILE_BYTES = 4096
@@ -24,7 +24,7 @@ FILE_BYTES = 4096
 class Refusals:
     """Keys refused of late, in the index's ``refused`` table: key to "until" in ms."""
 
-    def __init__(self, path: str, index: Index, index_writer: IndexWriter, clock: Clock) -> None:
+    def __init__(self, path: str, index: Index, index_writer: GroupWriter, clock: Clock) -> None:
         self._index = index
         self._index_writer = index_writer
         self._clock = clock
@@ -45,7 +45,7 @@ class Refusals:
             return True
 
         try:
-            remembered = self._index_writer.transact(apply)
+            remembered = self._index_writer.run(apply)
         except MillpondError:
             remembered = False
         if not remembered:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from millpond.core import limits
-from millpond.store.index import Index, SegmentRow, SegmentState, Transaction
-from millpond.store.index_writer import IndexWriter
+from millpond.disk.group_writer import GroupWriter, Transaction
+from millpond.store.index import Index, SegmentRow, SegmentState
 from millpond.store.segment_format import Record, SegmentHeader, footer
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Sealable(Protocol):
 class Sealer:
     """One thread that syncs and seals."""
 
-    def __init__(self, directory: str, index: Index, index_writer: IndexWriter) -> None:
+    def __init__(self, directory: str, index: Index, index_writer: GroupWriter) -> None:
         self._directory = directory
         self._index = index
         self._index_writer = index_writer
@@ -96,7 +96,7 @@ class Sealer:
             if row is not None:
                 self._index.put_segment(txn, number, change(row))
 
-        self._index_writer.transact(apply)
+        self._index_writer.run(apply)
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:

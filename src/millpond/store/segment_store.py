@@ -15,12 +15,13 @@ from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import DigestMismatch, MillpondError, NoSpace, NotReady
+from millpond.disk.group_writer import GroupWriter
+from millpond.disk.locks import SharedLock
 from millpond.store.durability import Durability
+from millpond.store.failures import told
 from millpond.store.index import Entry, Index
-from millpond.store.index_writer import IndexWriter
 from millpond.store.interface import Bytes, Footprint
 from millpond.store.layout import Layout
-from millpond.store.locks import SharedLock
 from millpond.store.refusals import Refusals
 from millpond.store.sealing import Sealer
 from millpond.store.segment_files import SegmentFiles
@@ -53,7 +54,7 @@ class SegmentStore:
         self._files = SegmentFiles(layout.segments)
         self._promises = SharedLock(layout.promise_lock)
         self._touches = TouchLog(layout.touch, clock)
-        self._index_writer = IndexWriter(index)
+        self._index_writer = GroupWriter(index.env, "index-writer", told=lambda failure: told(failure, layout.root))
         self._space = Space(index, layout.root, quota_bytes=quota_bytes, reserve_bytes=reserve_bytes)
         self._sealer = Sealer(layout.segments, index, self._index_writer)
         self._writer = SegmentWriter(

@@ -15,8 +15,9 @@ from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.core.errors import NoSpace
-from millpond.store import locks
-from millpond.store.index import Entry, Index, SegmentRow, SegmentState, Transaction
+from millpond.disk import locks
+from millpond.disk.group_writer import Transaction
+from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.interface import Bytes
 from millpond.store.sealing import Sealer
 from millpond.store.segment_files import segment_name

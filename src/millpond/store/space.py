@@ -11,7 +11,8 @@ import time
 
 from millpond.core import limits
 from millpond.core.errors import NoSpace
-from millpond.store.index import Index, Transaction
+from millpond.disk.group_writer import Transaction
+from millpond.store.index import Index
 
 _U64 = struct.Struct("<Q")
 _USED = b"used"

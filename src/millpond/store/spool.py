@@ -17,9 +17,10 @@ from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
-from millpond.store import locks
-from millpond.store.index import Entry, Transaction
-from millpond.store.index_writer import IndexWriter, told
+from millpond.disk import locks
+from millpond.disk.group_writer import GroupWriter, Transaction
+from millpond.store.failures import told
+from millpond.store.index import Entry
 from millpond.store.interface import Bytes
 from millpond.store.sealing import Sealer
 from millpond.store.segment_files import segment_name
@@ -52,7 +53,7 @@ class Uploads:
         self,
         directory: str,
         segments: str,
-        index_writer: IndexWriter,
+        index_writer: GroupWriter,
         writer: SegmentWriter,
         space: Space,
         sealer: Sealer,
@@ -101,7 +102,7 @@ class Uploads:
             self.space.set_suspended(txn, name, 0)
             self.space.claim(txn, room)
 
-        self.index_writer.transact(claim)
+        self.index_writer.run(claim)
         return SpooledUpload(self, descriptor, name, digest, offset, room)
 
     def offset(self, session: str) -> int:
@@ -216,7 +217,7 @@ class SpooledUpload:
             self._uploads.space.give_back(txn, self._claimed_bytes)
             note(self._uploads.space, txn)
 
-        self._uploads.index_writer.transact(apply)
+        self._uploads.index_writer.run(apply)
 
     def _take_in(self, offset: int) -> None:
         """Hash what an interrupted upload left: its checksums were kept in the memory of a process that may be gone."""

@@ -19,7 +19,7 @@ import xxhash
 
 from millpond.core import limits
 from millpond.core.clock import Clock
-from millpond.store import locks
+from millpond.disk import locks
 
 _GROUP = struct.Struct("<4sBBHIQ")
 _MAGIC = b"tch1"

@@ -11,13 +11,14 @@ from typing import Any
 import lmdb
 import pytest
 
+from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import NameNotFound, NoSpace, NotReady, NotServed, RefusedToStart
 from millpond.core.names import Name, Namespace
+from millpond.disk.group_writer import GroupWriter
 from millpond.names import environment, values
 from millpond.names.binding import Binding
 from millpond.names.lmdb_names import LmdbNames
-from millpond.names.writer import GroupWriter
 
 KEY = Name("main", Namespace.ASSET_BLOB, "key")
 A = Binding(Digest.of(b"a"), 1)
@@ -193,7 +194,7 @@ def test_a_damaged_counter_gives_no_number_rather_than_one_twice(path: Path) -> 
 def test_the_lock_file_is_whole_from_the_start_so_that_a_full_disk_cannot_kill_a_reader(path: Path) -> None:
     lock = (path / "lock.mdb").stat()
     assert lock.st_blocks * 512 >= lock.st_size
-    assert lock.st_size >= environment.limits.LMDB_READERS * 64
+    assert lock.st_size >= limits.LMDB_READERS * 64
 
 
 def test_one_process_opens_a_path_once(path: Path) -> None:
@@ -323,7 +324,7 @@ class Queue:
     """A writer that is busy until it is let go, so that a test decides what waits together."""
 
     def __init__(self, env: lmdb.Environment) -> None:
-        self.writer = GroupWriter(env)
+        self.writer = GroupWriter(env, "names-writer")
         self.holding, begun = threading.Event(), threading.Event()
         self.threads: list[threading.Thread] = []
         self.in_thread(lambda: self.writer.run(lambda _: [begun.set(), self.holding.wait(10)]))

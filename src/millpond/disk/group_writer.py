@@ -1,0 +1,135 @@
+"""The one thread of a process that writes to an LMDB environment.
+
+LMDB lets one writer in at a time, over all processes; threads that queued for its mutex would convoy, and pay one sync
+each where there is one. The rule: what waits is committed together, and still everybody gets the answer that they would
+have got alone: when a group fails, each of it is done again by itself, so work may be run twice.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+import lmdb
+
+from millpond.core.errors import NotReady
+
+Transaction = Any
+"""``lmdb.Transaction``."""
+T = TypeVar("T")
+_AT_ONCE = 64
+
+
+class Job(Protocol):
+    """Something to be written."""
+
+    future: "Future[Any]"
+
+    def prepare(self) -> None:
+        """File work, before the transaction. Done once."""
+
+    def apply(self, txn: Transaction) -> Any:
+        """Work inside the transaction; its result is the future's. May be done again in another transaction."""
+
+    def committed(self) -> None:
+        """The transaction is through."""
+
+
+class Work:
+    """A job that is only a function of a transaction."""
+
+    def __init__(self, apply: Callable[[Transaction], Any]) -> None:
+        self.future: Future[Any] = Future()
+        self.apply = apply
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def committed(self) -> None:
+        """Nothing."""
+
+
+class GroupWriter:
+    """Runs jobs in order, many per transaction. ``told`` turns a failure into what the caller is to see."""
+
+    def __init__(
+        self, environment: lmdb.Environment, name: str, *, told: Callable[[Exception], Exception] = lambda error: error
+    ) -> None:
+        self._environment = environment
+        self._told = told
+        self._door = threading.Lock()
+        self._closed = False
+        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
+        # A daemon: what was acknowledged is safe, so an exit without close() loses nothing and must not hang.
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> "Future[Any]":
+        """Queue a job; its future.
+
+        Raises:
+            NotReady: the writer is closed.
+        """
+        with self._door:
+            if self._closed:
+                raise NotReady("the cache is stopping: try again in a few seconds")
+            self._waiting.put(job)
+        return job.future
+
+    def run(self, work: Callable[[Transaction], T]) -> T:
+        """What ``work`` returns, once it is committed.
+
+        Raises:
+            NotReady: the writer is closed.
+            Exception: what ``work`` or its commit raised; nothing was written then.
+        """
+        result: T = self.submit(Work(work)).result()
+        return result
+
+    def close(self) -> None:
+        """Finish what waits, then end the thread. Repeating it is fine."""
+        with self._door:
+            if not self._closed:
+                self._closed = True
+                self._waiting.put(None)  # nothing follows it: submit() looks at _closed behind the same door
+        self._thread.join()
+
+    def _serve(self) -> None:
+        job = self._waiting.get()
+        while job is not None:
+            group = [job]
+            job = None
+            while len(group) < _AT_ONCE and not self._waiting.empty():
+                job = self._waiting.get()
+                if job is None:
+                    self._commit([one for one in group if self._prepared(one)])
+                    return
+                group.append(job)
+            self._commit([one for one in group if self._prepared(one)])
+            job = self._waiting.get()
+
+    def _prepared(self, job: Job) -> bool:
+        try:
+            job.prepare()
+        except Exception as failure:
+            job.future.set_exception(self._told(failure))
+            return False
+        return True
+
+    def _commit(self, group: list[Job]) -> None:
+        if not group:
+            return
+        try:
+            with self._environment.begin(write=True) as txn:
+                results = [job.apply(txn) for job in group]
+        except Exception as failure:
+            if len(group) == 1:
+                group[0].future.set_exception(self._told(failure))
+                return
+            for job in group:
+                self._commit([job])
+            return
+        for job, result in zip(group, results, strict=True):
+            job.committed()
+            job.future.set_result(result)

@@ -310,7 +310,7 @@ def test_a_write_that_fails_is_one_sentence_for_the_peer(
 
 
 def test_an_io_error_on_a_full_disk_is_no_space(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_FULL_BELOW_BYTES", 1 << 60)
+    monkeypatch.setattr("millpond.disk.environment._FULL_BELOW_BYTES", 1 << 60)
     assert isinstance(environment.unwritten(path, failure(lmdb.Error, errno.EIO)), NoSpace)
 
 

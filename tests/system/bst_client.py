@@ -136,9 +136,10 @@ class BstClient:
         assert outcome.pulled_from, outcome.output
         return place
 
-    def finds(self, artifact: str) -> bool:
-        """Does any of its caches give it this artifact?"""
-        return bool(self.attempt("artifact", "pull", artifact).pulled_from)
+    def misses(self, artifact: str) -> bool:
+        """Does a cache answer that it has no such artifact, and no other cache has it?"""
+        outcome = self.attempt("artifact", "pull", artifact)
+        return "does not have artifact" in outcome.output and not outcome.pulled_from
 
     def wipe(self) -> None:
         """Forget everything that was ever built, fetched or pulled."""

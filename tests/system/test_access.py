@@ -36,7 +36,7 @@ def test_a_client_that_is_not_told_to_push_leaves_nothing_on_the_server(site: Bu
     server, project = site.server("--enable-push"), site.project()
     client = site.client(artifacts=[Remote(url=server.url, push=False)])
     artifact = client.build(project, GREETING)
-    assert not site.client(artifacts=[Remote(url=server.url)]).finds(artifact)
+    assert site.client(artifacts=[Remote(url=server.url)]).misses(artifact)
 
 
 def test_everybody_may_pull_from_a_server_without_push(site: BuildSite, filled: Filled) -> None:
@@ -77,5 +77,5 @@ def test_names_of_one_instance_are_unknown_in_another(site: BuildSite) -> None:
     server, project = site.server("--enable-push", "--instance", "red", "--instance", "blue"), site.project()
     red, blue = (Remote(url=server.url, push=True, instance_name=name) for name in ("red", "blue"))
     artifact = site.client(artifacts=[red]).build(project, GREETING)
-    assert not site.client(artifacts=[blue]).finds(artifact)
-    assert site.client(artifacts=[red]).finds(artifact)
+    assert site.client(artifacts=[blue]).misses(artifact)
+    assert site.client(artifacts=[red]).fetch(artifact)

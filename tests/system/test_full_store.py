@@ -20,8 +20,9 @@ def test_nothing_is_bound_in_a_store_that_had_no_room_for_it(site: BuildSite) ->
     outcome = client.attempt("build", BULKY, project=project)
     assert "BUG" not in outcome.output
     assert "Traceback" not in outcome.output
+    assert "FAILED_PRECONDITION" in outcome.output  # the name is refused, as its blobs were
     assert outcome.pushed_to == []
-    assert not site.client(artifacts=[Remote(url=server.url)]).finds(outcome.artifact(BULKY))
+    assert site.client(artifacts=[Remote(url=server.url)]).misses(outcome.artifact(BULKY))
 
 
 def test_no_source_is_bound_in_a_store_that_had_no_room_for_it(site: BuildSite) -> None:

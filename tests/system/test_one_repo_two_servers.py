@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from system.bst_client import Remote
 from system.build_site import BuildSite
 from system.file_tree import manifest
 from system.project_maker import GREETING
+from system.tls_keys import Keys
 
 
-def test_the_pull_server_has_at_once_what_the_push_server_took(site: BuildSite) -> None:
+def test_the_pull_server_has_at_once_what_the_push_server_took(site: BuildSite, keys: Keys, tmp_path: Path) -> None:
     repo, project = site.place("repo"), site.project()
-    pull, push = site.classic_server(repo=repo), site.classic_server("--enable-push", repo=repo)
-    reader = site.client(artifacts=[Remote(url=pull.url)])
-    artifact = site.client(artifacts=[Remote(url=push.url, push=True)]).build(project, GREETING)
+    authorized = keys.authorize(keys.client.cert, into=tmp_path / "authorized.crt")
+    own = ["--server-key", keys.server.key, "--server-cert", keys.server.cert]
+    pull = site.classic_server(*own, repo=repo)
+    push = site.classic_server(*own, "--client-certs", authorized, "--enable-push", repo=repo)
+
+    trust = Remote(url=pull.url_at("localhost"), server_cert=keys.server.cert)
+    mine = {"client_key": keys.client.key, "client_cert": keys.client.cert}
+    reader = site.client(artifacts=[trust])
+    writer = site.client(artifacts=[replace(trust, url=push.url_at("localhost"), push=True, **mine)])
+    artifact = writer.build(project, GREETING)
     assert manifest(reader.fetch(artifact)) == manifest(project.files(GREETING))
 
 

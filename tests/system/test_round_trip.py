@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +75,16 @@ def test_a_program_stays_executable_and_nothing_else_becomes_so(trip: Trip) -> N
         if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o111
     }
     assert executable == {file_tree.PROGRAM}
+
+
+def test_clients_that_push_the_same_at_once_leave_one_whole_artifact(site: BuildSite) -> None:
+    server, project = site.server("--enable-push"), Project(site.place("project"))
+    rng = random.Random(5)
+    project.add_import(DEMANDING, {f"{number}": rng.randbytes(20_000) for number in range(500)})
+    remote = Remote(url=server.url, push=True)
+    pushes = [site.client(artifacts=[remote]).start("build", DEMANDING, project=project) for _ in range(4)]
+    outcomes = [push.wait() for push in pushes]
+    assert [outcome.exit_code for outcome in outcomes] == [0] * 4
+    artifact = outcomes[0].artifact(DEMANDING)
+    returned = site.client(artifacts=[remote]).fetch(artifact)
+    assert file_tree.manifest(returned) == file_tree.manifest(project.files(DEMANDING))

@@ -97,7 +97,17 @@ def test_who_is_not_authorized_is_refused(site: BuildSite, keys: Keys, tmp_path:
 
     refused = site.client(artifacts=[_remote(server, keys.server.cert, keys.stranger if stranger else None)])
     assert _is_refused(refused, site)
-    assert not refused.finds(artifact)
+    assert refused.attempt("artifact", "pull", artifact).pulled_from == []
+
+
+def test_a_change_of_the_authorized_certificates_needs_no_restart(site: BuildSite, keys: Keys, tmp_path: Path) -> None:
+    authorized = keys.authorize(keys.client.cert, into=tmp_path / "authorized.crt")
+    server = site.server(*_flags(keys.server, authorized))
+    first, second = (_remote(server, keys.server.cert, pair) for pair in (keys.client, keys.second_client))
+    assert _is_refused(site.client(artifacts=[second]), site)
+    keys.authorize(keys.second_client.cert, into=authorized)
+    _assert_shared(site, second, second)
+    assert _is_refused(site.client(artifacts=[first]), site)
 
 
 def test_a_client_that_does_not_know_the_servers_certificate_talks_to_nobody(site: BuildSite, keys: Keys) -> None:

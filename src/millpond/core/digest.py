@@ -83,11 +83,15 @@ class Digest(NamedTuple):
         sound = raw.hex() == joined and all(len(pair[0]) == 64 and pair[1] >= 0 for pair in pairs)
         if not sound:
             return [cls.parse(*pair) for pair in pairs]
+        return cls.from_hashes(joined, [pair[1] for pair in pairs])
+
+    @classmethod
+    def from_hashes(cls, joined_hex: str, sizes: Sequence[int]) -> list["Digest"]:
+        """Digests whose hashes, written after each other, were found to be lower-case hex of the right length."""
+        raw = bytes.fromhex(joined_hex)
+        keys = [_SHA256_PREFIX + raw[at : at + 32] for at in range(0, len(raw), 32)]
         new = tuple.__new__
-        return [
-            new(cls, (_SHA256_PREFIX + raw[at : at + 32], pair[1]))
-            for at, pair in zip(range(0, len(raw), 32), pairs, strict=True)
-        ]
+        return [new(cls, pair) for pair in zip(keys, sizes, strict=True)]
 
     @classmethod
     def of(cls, data: Any, function: DigestFunction = DigestFunction.SHA256) -> "Digest":

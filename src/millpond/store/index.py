@@ -8,7 +8,7 @@ The rule (I1): what is listed is complete and verified. (I3): an entry goes befo
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import NamedTuple
@@ -17,7 +17,8 @@ from millpond.disk.environment import open_environment
 from millpond.disk.group_writer import Transaction
 
 _TABLES = (b"blobs", b"segments", b"closures", b"space", b"refused", b"state")
-_ENTRY = struct.Struct("<IIQQ")
+ENTRY = struct.Struct("<IIQQ")
+"""An encoded :class:`Entry`."""
 _SEGMENT_ROW = struct.Struct("<BBHIQQQI")
 _NUMBER = struct.Struct(">I")
 
@@ -44,12 +45,12 @@ class Entry(NamedTuple):
 
     def encode(self) -> bytes:
         """24 bytes."""
-        return _ENTRY.pack(*self)
+        return ENTRY.pack(*self)
 
     @classmethod
     def decode(cls, value: bytes) -> "Entry":
         """The inverse of :meth:`encode`."""
-        return cls(*_ENTRY.unpack(value))
+        return cls(*ENTRY.unpack(value))
 
 
 class SegmentRow(NamedTuple):
@@ -115,10 +116,10 @@ class Index:
         with self.env.begin() as txn:
             yield txn
 
-    def find(self, txn: Transaction, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+    def find(self, txn: Transaction, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The encoded entries of those of ``keys`` that are listed in segments that hold."""
         with txn.cursor(self.blobs) as cursor:
-            found: dict[bytes, bytes] = dict(cursor.getmulti(list(keys)))
+            found: dict[bytes, bytes] = dict(cursor.getmulti(keys))
         lost = {number for number in {value[:4] for value in found.values()} if not self._holds(txn, number)}
         if lost:
             found = {key: value for key, value in found.items() if value[:4] not in lost}

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound
-from millpond.store.index import Entry, Index
+from millpond.store.index import ENTRY, Entry, Index
 from millpond.store.interface import Bytes
 from millpond.store.segment_files import SegmentFiles
 from millpond.store.segment_format import Damaged
@@ -29,14 +29,13 @@ class SegmentLookup:
     def held(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of ``digests`` that the index lists. Promises nothing."""
         with self._index.reading() as txn:
-            found = self._index.find(txn, sorted({digest.key for digest in digests}))
-        # An entry's size is its bytes 8 to 16: compared as bytes, because this loop runs once per digest.
-        get = found.get
-        return [
-            digest
-            for digest in digests
-            if (value := get(digest.key)) is not None and value[8:16] == digest.size_bytes.to_bytes(8, "little")
-        ]
+            found = self._index.find(txn, sorted({digest[0] for digest in digests}))
+        if not found:
+            return []
+        # This loop runs once per digest: sizes are unpacked in one go and compared as numbers.
+        sizes = dict(zip(found, [size for _, _, size, _ in ENTRY.iter_unpack(b"".join(found.values()))], strict=True))
+        get = sizes.get
+        return [digest for digest in digests if get(digest[0]) == digest[1]]
 
     def read_many(self, digests: Sequence[Digest], *, wait: bool) -> list[Bytes | None]:
         """The bytes of each, or None.

@@ -89,7 +89,7 @@ class SegmentStore:
         """Those that are not held; the others are promised."""
         with self._promises.shared(wait=wait):
             held = self._lookup.held(digests)
-            self._touches.append(Kind.LEASED, [digest.key for digest in held])
+            self._touches.append(Kind.LEASED, [digest[0] for digest in held])
         if len(held) == len(digests):
             return []
         present = {*held, EMPTY}

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from google.protobuf.message import DecodeError
+
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from millpond._protos.google.rpc import status_pb2
 from millpond.core import limits
@@ -37,13 +39,15 @@ class ContentAddressableStorageServicer:
         """``FindMissingBlobs``."""
         admission = self._gate.admission()
         principal = self._gate.principal(context)
-        request = decode(re_pb2.FindMissingBlobsRequest, raw)
+        try:
+            request = layout.parse_find_missing(raw)
+        except DecodeError:
+            raise InvalidRequest("the request is not a FindMissingBlobsRequest") from None
         reader = admission.reader(principal, request.instance_name)
         check_function(request.digest_function)
-        if len(request.blob_digests) <= limits.LOOKUPS_ON_LOOP:
-            digests = layout.parse_digests(request.blob_digests)
-            return layout.find_missing_response(await self._caller.briefly(reader.find_missing, digests))
-        return await self._caller.reading(_find_many, reader, request)
+        if len(request.digests) <= limits.LOOKUPS_ON_LOOP:
+            return await self._caller.briefly(_find_missing, reader, request)
+        return await self._caller.reading(_find_missing, reader, request)
 
     async def batch_update_blobs(self, raw: bytes, context: Context) -> bytes:
         """``BatchUpdateBlobs``."""
@@ -108,8 +112,11 @@ def _check_count(items: int) -> None:
         raise InvalidRequest(f"a batch holds at most {_BATCH_ITEMS} blobs, this one {items}: use several")
 
 
-def _find_many(reader: Reader, request: re_pb2.FindMissingBlobsRequest) -> bytes:
-    return layout.find_missing_response(reader.find_missing(layout.parse_digests(request.blob_digests)))
+def _find_missing(reader: Reader, request: layout.DigestList, *, wait: bool = True) -> bytes:
+    missing = reader.find_missing(request.digests, wait=wait)
+    if request.encoded is not None and len(missing) == len(request.digests):
+        return request.encoded
+    return layout.find_missing_response(missing)
 
 
 def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:

@@ -42,6 +42,9 @@ class Context(Protocol):
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """Facts of the TLS handshake; ``x509_pem_cert`` is the client's certificate."""
 
+    async def write(self, message: bytes) -> None:
+        """Send a message of a stream."""
+
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """End the call; raises ``grpc.aio.AbortError``."""
 
@@ -63,14 +66,14 @@ def answering(handler: Unary) -> Unary:
     return answer
 
 
-def streaming(handler: Stream) -> Stream:
+def streaming(handler: Stream) -> Callable[[bytes, Context], Awaitable[None]]:
     """The same for a call that answers with a stream."""
 
     @functools.wraps(handler)
-    async def answer(request: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def answer(request: bytes, context: Context) -> None:
         try:
             async for message in handler(request, context):
-                yield message
+                await context.write(message)
         except Exception as failure:
             await _tell(failure, context)
 

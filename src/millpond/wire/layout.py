@@ -38,6 +38,78 @@ def digest(of: Digest) -> bytes:
     return b"\x0a" + varint(len(hash_hex)) + hash_hex + size
 
 
+class DigestList(NamedTuple):
+    """A ``FindMissingBlobsRequest``. ``encoded``: its digests as they came, which in a response have the same bytes."""
+
+    instance_name: str
+    digest_function: int
+    digests: list[Digest]
+    encoded: bytes | None
+
+
+_HASH_FOLLOWS = b"\x0a\x40"  # field 1 of a Digest, 64 bytes long: a SHA256 hash in hex, which never contains these two
+_HEX_CHARS = 64
+
+
+class _Sizes(dict[bytes, int]):
+    """What stands between two hashes: a size, and the head of the next digest. Few differ, so they are remembered."""
+
+    def __missing__(self, between: bytes) -> int:
+        size, end = _varint_at(between, 1) if between[:1] == b"\x10" else (0, 0)
+        if len(between) != end + 2 or between[end] != 0x12:
+            raise IndexError
+        if len(self) > 100_000:
+            self.clear()
+        self[between] = size
+        return size
+
+
+_SIZES = _Sizes()
+
+
+def parse_find_missing(message: bytes) -> DigestList:
+    """A ``FindMissingBlobsRequest``, cut at its hashes instead of turned into a message object per digest.
+
+    Whatever does not look as every protobuf library writes it goes the generated way.
+
+    Raises:
+        InvalidRequest: a digest is none.
+        google.protobuf.message.DecodeError: not such a request.
+    """
+    head, *rest = message.split(_HASH_FOLLOWS)
+    begin, instance_name = _leading_name(head)
+    if not rest or len(head) != begin + 2 or head[begin] != 0x12:
+        return _parse_find_missing_generated(message)
+    last = rest[-1][_HEX_CHARS:]
+    named = last.endswith(b"\x18\x01")  # digest_function: SHA256
+    try:
+        sizes = [_SIZES[part[_HEX_CHARS:]] for part in rest[:-1]]
+        sizes.append(_SIZES[(last[:-2] if named else last) + b"\x12\x44"])
+        hashes = b"".join([part[:_HEX_CHARS] for part in rest]).decode()
+        if len(hashes) != _HEX_CHARS * len(rest) or bytes.fromhex(hashes).hex() != hashes:
+            return _parse_find_missing_generated(message)
+    except (IndexError, ValueError):
+        return _parse_find_missing_generated(message)
+    end = len(message) - 2 if named else len(message)
+    return DigestList(instance_name, int(named), Digest.from_hashes(hashes, sizes), message[begin:end])
+
+
+def _leading_name(head: bytes) -> tuple[int, str]:
+    """The ``instance_name`` with which a request begins, and where what follows it begins."""
+    if len(head) < 2 or head[0] != 0x0A or head[1] > 0x7F:
+        return 0, ""
+    begin = 2 + head[1]
+    try:
+        return begin, head[2:begin].decode()
+    except UnicodeDecodeError:
+        return 0, ""  # the generated parser says what is wrong
+
+
+def _parse_find_missing_generated(message: bytes) -> DigestList:
+    request = re_pb2.FindMissingBlobsRequest.FromString(message)
+    return DigestList(request.instance_name, request.digest_function, parse_digests(request.blob_digests), None)
+
+
 def find_missing_response(missing: Sequence[Digest]) -> bytes:
     """A ``FindMissingBlobsResponse``."""
     parts: list[bytes] = []

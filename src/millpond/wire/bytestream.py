@@ -94,7 +94,7 @@ class ByteStreamServicer:
             await receiver.abandon()
             raise
         except BaseException:
-            await asyncio.shield(receiver.suspend())
+            await receiver.suspend()
             raise
         await receiver.suspend()
         raise InvalidRequest(

@@ -5,6 +5,7 @@ Readers and writers have a pool each, so that pushes which wait for a disk never
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +37,22 @@ class Caller:
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def writing(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``call`` in a writer thread."""
+        """``call`` in a writer thread.
+
+        A caller that is cancelled waits for it as well: a thread cannot be stopped in the middle of a file, and what
+        the caller does to that file next must not meet it there.
+        """
         work = functools.partial(call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._writers, work)
+        future = asyncio.get_running_loop().run_in_executor(self._writers, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # has been looked at
+            raise
 
     async def briefly(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """``call`` on the loop if it does not block, else in a reader thread."""

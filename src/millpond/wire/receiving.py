@@ -57,11 +57,13 @@ class Receiver:
                 raise InvalidRequest(f"nothing of this upload is kept: begin again at 0, not at {offset}")
             self._small = bytearray()
         else:
-            self._upload = await self._caller.writing(
-                self._writer.begin_upload, self._digest, self._session, offset=offset
-            )
-            self.committed = offset
+            await self._caller.writing(self._begin_spooled, offset)
         self._begun = True
+
+    def _begin_spooled(self, offset: int) -> None:
+        # Assigned in the thread: a stream that is cancelled meanwhile finds what it must suspend.
+        self._upload = self._writer.begin_upload(self._digest, self._session, offset=offset)
+        self.committed = offset
 
     async def _accept_small(self, message: WriteMessage) -> bool:
         assert self._small is not None

@@ -32,6 +32,7 @@ class LoopbackServer:
     port: int
 
     def __init__(self, repo: Path, *, push: bool = True, index_only: bool = False, foreign: bool = True) -> None:
+        self.repo = repo
         self._settings = Settings(
             repo=repo,
             listeners=(),

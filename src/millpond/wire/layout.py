@@ -182,7 +182,9 @@ def _varint_at(message: bytes, at: int) -> tuple[int, int]:
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number & (1 << 64) - 1, at
+            if number >> 64:
+                raise IndexError  # what that means, the generated classes know
+            return number, at
         shift += 7
         if shift > 63:
             raise IndexError

@@ -39,12 +39,24 @@ def digest(of: Digest) -> bytes:
 
 
 class DigestList(NamedTuple):
-    """A ``FindMissingBlobsRequest``. ``encoded``: its digests as they came, which in a response have the same bytes."""
+    """A ``FindMissingBlobsRequest``.
+
+    ``encoded``: its digests as they came, which in a response have the same bytes; None where they had to be parsed the
+    generated way. These are validated when they are asked for, because admission comes first (I7).
+    """
 
     instance_name: str
     digest_function: int
-    digests: list[Digest]
+    digests: list[Digest] | Sequence[re_pb2.Digest]
     encoded: bytes | None
+
+    def validated(self) -> list[Digest]:
+        """The digests.
+
+        Raises:
+            InvalidRequest: one is none.
+        """
+        return parse_digests(self.digests) if self.encoded is None else self.digests  # type: ignore[arg-type, return-value]
 
 
 _HASH_FOLLOWS = b"\x0a\x40"  # field 1 of a Digest, 64 bytes long: a SHA256 hash in hex, which never contains these two
@@ -56,7 +68,7 @@ class _Sizes(dict[bytes, int]):
 
     def __missing__(self, between: bytes) -> int:
         size, end = _varint_at(between, 1) if between[:1] == b"\x10" else (0, 0)
-        if len(between) != end + 2 or between[end] != 0x12:
+        if len(between) != end + 2 or between[end] != 0x12 or size >> 63:
             raise IndexError
         if len(self) > 100_000:
             self.clear()
@@ -73,7 +85,6 @@ def parse_find_missing(message: bytes) -> DigestList:
     Whatever does not look as every protobuf library writes it goes the generated way.
 
     Raises:
-        InvalidRequest: a digest is none.
         google.protobuf.message.DecodeError: not such a request.
     """
     head, *rest = message.split(_HASH_FOLLOWS)
@@ -83,10 +94,14 @@ def parse_find_missing(message: bytes) -> DigestList:
     last = rest[-1][_HEX_CHARS:]
     named = last.endswith(b"\x18\x01")  # digest_function: SHA256
     try:
-        sizes = [_SIZES[part[_HEX_CHARS:]] for part in rest[:-1]]
-        sizes.append(_SIZES[(last[:-2] if named else last) + b"\x12\x44"])
+        # As if one more digest followed the last one.
+        rest[-1] = rest[-1][:_HEX_CHARS] + (last[:-2] if named else last) + b"\x12\x44"
+        sizes = [_SIZES[part[_HEX_CHARS:]] for part in rest]
         hashes = b"".join([part[:_HEX_CHARS] for part in rest]).decode()
         if len(hashes) != _HEX_CHARS * len(rest) or bytes.fromhex(hashes).hex() != hashes:
+            return _parse_find_missing_generated(message)
+        # A digest's length stands before the cut: two bytes, the hash, the size; a part: the hash, the size, two bytes.
+        if not all(before[-1] == len(part) for before, part in zip([head, *rest], rest, strict=False)):
             return _parse_find_missing_generated(message)
     except (IndexError, ValueError):
         return _parse_find_missing_generated(message)
@@ -107,7 +122,7 @@ def _leading_name(head: bytes) -> tuple[int, str]:
 
 def _parse_find_missing_generated(message: bytes) -> DigestList:
     request = re_pb2.FindMissingBlobsRequest.FromString(message)
-    return DigestList(request.instance_name, request.digest_function, parse_digests(request.blob_digests), None)
+    return DigestList(request.instance_name, request.digest_function, request.blob_digests, None)
 
 
 def find_missing_response(missing: Sequence[Digest]) -> bytes:

@@ -181,3 +181,87 @@ def test_hashes_that_only_together_have_the_right_length_are_refused(one: Digest
     messages = [re_pb2.Digest(hash=joined[: 64 + cut]), re_pb2.Digest(hash=joined[64 + cut :])]
     with pytest.raises(InvalidRequest):
         layout.parse_digests(messages)
+
+
+# -- FindMissingBlobsRequest ------------------------------------------------------------------------------------------
+
+Found = tuple[str, int, list[tuple[str, int]]]
+
+
+def find_missing_generated(message: bytes) -> Found | None:
+    try:
+        request = re_pb2.FindMissingBlobsRequest.FromString(message)
+    except DecodeError:
+        return None
+    digests = [(digest.hash, digest.size_bytes) for digest in request.blob_digests]
+    return request.instance_name, request.digest_function, digests
+
+
+def find_missing_by_hand(message: bytes) -> Found | None:
+    try:
+        request = layout.parse_find_missing(message)
+    except DecodeError:
+        return None
+    digests = [(digest.hash, digest.size_bytes) for digest in request.digests]
+    if request.encoded is not None:
+        # Sent back as the answer, it says the same.
+        answer = re_pb2.FindMissingBlobsResponse.FromString(request.encoded)
+        assert [(digest.hash, digest.size_bytes) for digest in answer.missing_blob_digests] == digests
+        assert [*map(Digest.parse, *zip(*digests, strict=True))] == request.validated()
+    return request.instance_name, request.digest_function, digests
+
+
+few_sizes = st.sampled_from([0, 1, 10, 0x0A40, 127, 128, 0x40, 300, 2**31, 2**63 - 1])
+request_digests = st.builds(Digest, st.binary(min_size=32, max_size=32).map(lambda raw: b"\x01" + raw), few_sizes)
+requests = st.builds(
+    lambda name, function, asked: re_pb2.FindMissingBlobsRequest(
+        instance_name=name, digest_function=function, blob_digests=asked
+    ),
+    st.sampled_from(["", "main", "a/b", "\n@", "\n@\n@", "x" * 200, "é"]) | st.text(max_size=5),
+    st.sampled_from([0, 1, 2, 9, 99]),
+    st.lists(request_digests.map(message_of) | request_digests.map(message_of) | bad_digests, max_size=6)
+    | st.lists(request_digests.map(message_of), max_size=6),
+)
+
+
+@given(requests)
+def test_a_find_missing_request_is_read_as_the_generated_class_does(request: re_pb2.FindMissingBlobsRequest) -> None:
+    message = request.SerializeToString()
+    assert find_missing_by_hand(message) == find_missing_generated(message)
+
+
+@given(requests, st.data())
+def test_a_damaged_find_missing_request_is_read_the_same_or_refused_by_both(
+    request: re_pb2.FindMissingBlobsRequest, data: st.DataObject
+) -> None:
+    message = bytearray(request.SerializeToString())
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(message)))
+        cut = data.draw(st.integers(0, 2))
+        message[at : at + cut] = data.draw(
+            st.sampled_from([b"", b"\x0a\x40", b"\x12", b"\x44", b"\x43", b"\x10", b"\x18\x01", b"\x80", b"\xff"])
+            | st.binary(max_size=3)
+        )
+    assert find_missing_by_hand(bytes(message)) == find_missing_generated(bytes(message))
+
+
+HASH = b"\x0a\x40" + b"a" * 64
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x12\x44" + HASH + b"\x10" + b"\xff" * 9 + b"\x01",
+        b"\x12\x4d" + HASH + b"\x10" + b"\xff" * 9 + b"\x01",
+        b"\x12\x44" + HASH + b"\x10\x05",
+        b"\x12\x43" + HASH + b"\x10\x05",
+        b"\x12\x42" + HASH + b"\x10\x05",
+        b"\x12\x44" + HASH + b"\x10\x05\x12\x48" + HASH + b"\x10\x05",
+        b"\x12\x44" + HASH + b"\x10\x05\x18\x01\x18\x01",
+        b"\x12\x46" + HASH + b"\x10\x05\x18\x01",
+        b"\x12\x45" + HASH + b"\x10\x85\x00",
+    ],
+    ids=bytes.hex,
+)
+def test_lengths_that_lie_and_sizes_that_overflow(message: bytes) -> None:
+    assert find_missing_by_hand(message) == find_missing_generated(message)

@@ -179,7 +179,6 @@ def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None], room: 
                 item = (_failed_item(blob, _NO_ROOM_IN_ANSWER),)
         room -= sum(map(len, item))
         parts += item
-    open('/tmp/batchlog','a').write(f'{len(digests)} {sum(d.size_bytes for d in digests)} left {room}\n')
     return parts, room
 
 

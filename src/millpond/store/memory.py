@@ -24,6 +24,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._blobs: dict[Digest, bytes] = {EMPTY: b""}
         self._uploads: dict[str, bytearray] = {}
+        self._claimed_bytes = 0
         self._intact: dict[bytes, tuple[bytes, Footprint]] = {}
         self._refused: dict[Digest, int] = {}
 
@@ -41,10 +42,13 @@ class MemoryStore:
         with self._lock:
             if digest in self._blobs:
                 return None
-            if digest.size_bytes > self._quota_bytes - sum(map(len, self._blobs.values())):
+            if digest.size_bytes > self._room_bytes():
                 return NoSpace(f"the cache has no room for blob {digest}")
             self._blobs[digest] = bytes(data)
         return None
+
+    def _room_bytes(self) -> int:
+        return self._quota_bytes - self._claimed_bytes - sum(map(len, self._blobs.values()))
 
     def read_many(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Bytes | None]:  # noqa: ARG002
         """The bytes, or None."""
@@ -62,20 +66,24 @@ class MemoryStore:
     def begin_upload(self, digest: Digest, session: str, *, offset: int) -> "_MemoryUpload":
         """Begin or go on."""
         with self._lock:
-            if digest.size_bytes > self._quota_bytes - sum(map(len, self._blobs.values())):
-                raise NoSpace(f"the cache has no room for blob {digest}")
-            held = self._uploads.pop(session, bytearray()) if offset else bytearray()
-            if len(held) != offset:
+            if offset and len(self._uploads.get(session, b"")) != offset:
                 raise InvalidRequest(f"upload of blob {digest} cannot go on at {offset}: begin again at 0")
-        return _MemoryUpload(self, digest, session, held)
+            if digest.size_bytes > self._room_bytes():
+                raise NoSpace(f"the cache has no room for blob {digest}")
+            self._claimed_bytes += digest.size_bytes
+            held = self._uploads.pop(session, bytearray())
+        return _MemoryUpload(self, digest, session, held if offset else bytearray())
 
     def upload_offset(self, session: str) -> int:
         """Where a suspended upload would go on."""
         return len(self._uploads.get(session, b""))
 
-    def suspend(self, session: str, data: bytearray) -> None:
-        """Keep the bytes of a broken upload."""
-        self._uploads[session] = data
+    def end_upload(self, digest: Digest, session: str, kept: bytearray) -> None:
+        """Give an upload's room back, and keep the bytes of a broken one."""
+        with self._lock:
+            self._claimed_bytes -= digest.size_bytes
+            if kept:
+                self._uploads[session] = kept
 
     def settle(self, digests: Sequence[Digest]) -> Footprint:
         """Memory is as durable as this store gets; only look."""
@@ -133,12 +141,13 @@ class _MemoryUpload:
         self._held += data
 
     def finish(self) -> None:
+        self.abandon()
         (failure,) = self._store.put_many([(self._digest, self._held)])
         if failure:
             raise failure
 
     def suspend(self) -> None:
-        self._store.suspend(self._session, self._held)
+        self._store.end_upload(self._digest, self._session, self._held)
 
     def abandon(self) -> None:
-        self._held.clear()
+        self._store.end_upload(self._digest, self._session, bytearray())

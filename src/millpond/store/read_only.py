@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady
 from millpond.store.index import Entry, Index
-from millpond.store.interface import Bytes, Footprint, Upload
+from millpond.store.interface import Bytes, Footprint, OpenBlob, Upload
 from millpond.store.layout import Layout
 from millpond.store.segment_files import SegmentFiles
 from millpond.store.segment_lookup import SegmentLookup
-from millpond.store.segment_reading import SegmentBlob
 
 log = logging.getLogger(__name__)
 _REFUSAL = "this cache can only be read: its disk or its permissions do not allow more"
@@ -37,7 +36,7 @@ class ReadOnlyStore:
         """The bytes of each, or None."""
         return self._lookup.read_many(digests, wait=wait)
 
-    def open(self, digest: Digest, *, wait: bool = True) -> AbstractContextManager[SegmentBlob]:
+    def open(self, digest: Digest, *, wait: bool = True) -> AbstractContextManager[OpenBlob]:
         """One blob, in chunks."""
         return self._lookup.open(digest, wait=wait)
 
@@ -71,7 +70,7 @@ class ReadOnlyStore:
 
     def holds_any(self, digests: Sequence[Digest]) -> bool:
         """Whether one is held."""
-        return bool(self._lookup.held(digests))
+        return EMPTY in digests or bool(self._lookup.held(digests))
 
     def close(self) -> None:
         """Let files go."""

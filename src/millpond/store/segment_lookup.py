@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound
 from millpond.store.index import ENTRY, Entry, Index
-from millpond.store.interface import Bytes
+from millpond.store.interface import Bytes, OpenBlob
 from millpond.store.segment_files import SegmentFiles
 from millpond.store.segment_format import Damaged
 from millpond.store.segment_reading import Quarantine, SegmentBlob, read_found
@@ -55,12 +55,14 @@ class SegmentLookup:
                 continue
         return [contents.get(digest) for digest in digests]
 
-    def open(self, digest: Digest, *, wait: bool) -> AbstractContextManager[SegmentBlob]:  # noqa: ARG002 - a look-up
+    def open(self, digest: Digest, *, wait: bool) -> AbstractContextManager[OpenBlob]:  # noqa: ARG002 - a look-up
         """One blob in chunks.
 
         Raises:
             BlobNotFound: not held.
         """
+        if digest == EMPTY:
+            return nullcontext(_EmptyBlob())
         for _ in range(_LOOKS):
             found = self._look_up([digest])
             if not found:
@@ -80,3 +82,10 @@ class SegmentLookup:
             for digest in wanted
             if (entry := entries.get(digest.key)) is not None and entry.size_bytes == digest.size_bytes
         ]
+
+
+class _EmptyBlob:
+    """Always present and never stored."""
+
+    def chunk(self, index: int, *, wait: bool = True) -> bytes:  # noqa: ARG002
+        return b""

@@ -20,13 +20,12 @@ from millpond.disk.locks import SharedLock
 from millpond.store.durability import Durability
 from millpond.store.failures import told
 from millpond.store.index import Entry, Index
-from millpond.store.interface import Bytes, Footprint
+from millpond.store.interface import Bytes, Footprint, OpenBlob
 from millpond.store.layout import Layout
 from millpond.store.refusals import Refusals
 from millpond.store.sealing import Sealer
 from millpond.store.segment_files import SegmentFiles
 from millpond.store.segment_lookup import SegmentLookup
-from millpond.store.segment_reading import SegmentBlob
 from millpond.store.segment_writer import PutJob, SegmentWriter, TakeNumbers
 from millpond.store.space import Space
 from millpond.store.spool import SpooledUpload, Uploads
@@ -124,7 +123,7 @@ class SegmentStore:
         self._touches.used([digest.key for digest, data in zip(digests, contents, strict=True) if data])
         return contents
 
-    def open(self, digest: Digest, *, wait: bool = True) -> AbstractContextManager[SegmentBlob]:
+    def open(self, digest: Digest, *, wait: bool = True) -> AbstractContextManager[OpenBlob]:
         """One blob, in chunks."""
         opened = self._lookup.open(digest, wait=wait)
         self._touches.used([digest.key])
@@ -167,7 +166,7 @@ class SegmentStore:
 
     def holds_any(self, digests: Sequence[Digest]) -> bool:
         """Whether one is held; promises nothing."""
-        return bool(self._lookup.held(digests))
+        return EMPTY in digests or bool(self._lookup.held(digests))
 
     # -- life -------------------------------------------------------------------------------------------------------
 

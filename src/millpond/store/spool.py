@@ -15,7 +15,7 @@ import xxhash
 
 from millpond.core import limits
 from millpond.core.clock import Clock
-from millpond.core.digest import Digest
+from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
 from millpond.disk import locks
 from millpond.disk.group_writer import GroupWriter, Transaction
@@ -184,6 +184,9 @@ class SpooledUpload:
         if self._committed != self._digest.size_bytes or self._hash.digest() != self._digest.key[1:]:
             self.abandon()
             raise DigestMismatch(f"the bytes sent for blob {self._digest} are not that blob")
+        if self._digest == EMPTY:
+            self.abandon()
+            return
         if self._committed % limits.CHUNK_BYTES:
             self._close_chunk()
         self._ended = True

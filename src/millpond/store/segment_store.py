@@ -104,14 +104,14 @@ class SegmentStore:
         if not sound:
             return outcomes
         try:
-            self._index_writer.submit(PutJob(self._writer, sound)).result()
+            refused = self._index_writer.submit(PutJob(self._writer, sound)).result()
         except (NoSpace, NotReady) as failure:
-            return [
-                outcome or (failure if blob[0] != EMPTY else None)
-                for blob, outcome in zip(blobs, outcomes, strict=True)
-            ]
-        self._promise_stored([digest for digest, _ in sound])
-        return outcomes
+            refused = dict.fromkeys((digest for digest, _ in sound), failure)
+        if refused:
+            for digest in self._lookup.held(list(refused)):
+                del refused[digest]  # another writer's, or there before
+        self._promise_stored([digest for digest, _ in sound if digest not in refused])
+        return [outcome or refused.get(blob[0]) for blob, outcome in zip(blobs, outcomes, strict=True)]
 
     def _promise_stored(self, digests: Sequence[Digest]) -> None:
         with self._promises.shared(wait=True):

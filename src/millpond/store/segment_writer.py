@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from millpond.core import limits
@@ -135,16 +136,17 @@ class SegmentWriter:
 
     # -- in prepare() -----------------------------------------------------------------------------------------------
 
-    def append(self, blobs: Sequence[tuple[Digest, Bytes]]) -> list[Placed]:
-        """Append those of ``blobs`` that are not held yet.
+    def append(self, blobs: Sequence[tuple[Digest, Bytes]]) -> tuple[list[Placed], dict[Digest, NoSpace]]:
+        """Append those of ``blobs`` that are not held yet; also says for which there is no room.
 
         Raises:
-            NoSpace: they do not fit.
             OSError: they could not be written. Nothing counts as appended.
         """
         held = self._index.entries([digest.key for digest, _ in blobs])
         fresh = {digest: data for digest, data in blobs if digest.key not in held}
-        self.claim(sum(map(_charge, fresh)))
+        refused = self._claim_for(fresh)
+        for digest in refused:
+            del fresh[digest]
         placed: list[Placed] = []
         touched: set[OpenSegment] = set()
         for digest, data in fresh.items():
@@ -158,7 +160,22 @@ class SegmentWriter:
             assert self._current is not None
             self._current.flush()
             self._sealer.sync_ahead(self._current)
-        return placed
+        return placed, refused
+
+    def _claim_for(self, digests: Iterable[Digest]) -> dict[Digest, NoSpace]:
+        """Claim room for all, or for each that still fits in its turn; those that do not."""
+        refused: dict[Digest, NoSpace] = {}
+        claimed = 0
+        with suppress(NoSpace):
+            self.claim(sum(map(_charge, digests)))
+            return refused
+        for digest in digests:
+            try:
+                self.claim(claimed + _charge(digest))
+                claimed += _charge(digest)
+            except NoSpace as why:
+                refused[digest] = why
+        return refused
 
     def append_file(self, descriptor: int, offset: int, digest: Digest) -> Placed:
         """Append one blob whose bytes lie in a file; copied MiB by MiB. Its room was claimed by its upload."""
@@ -339,14 +356,16 @@ class PutJob:
         self._writer = writer
         self._blobs = blobs
         self._placed: list[Placed] = []
+        self._refused: dict[Digest, NoSpace] = {}
 
     def prepare(self) -> None:
         """Append."""
-        self._placed = self._writer.append(self._blobs)
+        self._placed, self._refused = self._writer.append(self._blobs)
 
-    def apply(self, txn: Transaction) -> None:
-        """List."""
+    def apply(self, txn: Transaction) -> dict[Digest, NoSpace]:
+        """List; those for which there was no room."""
         self._writer.list_placed(txn, self._placed)
+        return self._refused
 
     def committed(self) -> None:
         """Account."""

@@ -82,18 +82,27 @@ class OpenSegment:
         Raises:
             OSError: it could not be written; the file was cut back to what was there before.
         """
-        buffers, self._waiting = self._waiting, []
-        at = begin = self.end - sum(map(len, buffers))
+        at = self.end - sum(map(len, self._waiting))
         try:
-            for start in range(0, len(buffers), _WRITEV_BUFFERS):
-                part = buffers[start : start + _WRITEV_BUFFERS]
-                at += write_all(self.descriptor, part, at)
+            for start in range(0, len(self._waiting), _WRITEV_BUFFERS):
+                at += write_all(self.descriptor, self._waiting[start : start + _WRITEV_BUFFERS], at)
         except OSError:
-            os.ftruncate(self.descriptor, begin)
-            self.end = begin
-            while self.records and self.records[-1].offset >= begin:
-                self.records.pop()
+            self.drop()
             raise
+        self._waiting = []
+
+    def drop(self) -> None:
+        """Forget what is laid out and not wholly written; the file is cut back to what was there before."""
+        self.end -= sum(map(len, self._waiting))
+        self._waiting = []
+        while self.records and self.records[-1].offset >= self.end:
+            self.records.pop()
+        os.ftruncate(self.descriptor, self.end)
+
+    def discard(self) -> None:
+        """Remove a segment of which nothing will be listed."""
+        os.close(self.descriptor)
+        os.unlink(self.path)
 
 
 def write_all(descriptor: int, buffers: Sequence[Bytes], offset: int) -> int:
@@ -149,13 +158,17 @@ class SegmentWriter:
             del fresh[digest]
         placed: list[Placed] = []
         touched: set[OpenSegment] = set()
-        for digest, data in fresh.items():
-            segment = self._segment_for(record_bytes(digest.size_bytes))
-            placed.append(Placed(digest, segment.add(digest, data), _charge(digest)))
-            touched.add(segment)
-            if segment is not self._current:
-                segment.flush()
-                self._sealer.seal(segment)
+        try:
+            for digest, data in fresh.items():
+                segment = self._segment_for(record_bytes(digest.size_bytes))
+                placed.append(Placed(digest, segment.add(digest, data), _charge(digest)))
+                touched.add(segment)
+                if segment is not self._current:
+                    self._complete(segment)
+        except BaseException:
+            if self._current is not None:
+                self._current.drop()
+            raise
         if self._current in touched:
             assert self._current is not None
             self._current.flush()
@@ -177,19 +190,32 @@ class SegmentWriter:
                 refused[digest] = why
         return refused
 
+    def _complete(self, segment: OpenSegment) -> None:
+        """Write a segment that holds one blob."""
+        try:
+            segment.flush()
+        except OSError:
+            segment.discard()
+            raise
+        self._sealer.seal(segment)
+
     def append_file(self, descriptor: int, offset: int, digest: Digest) -> Placed:
         """Append one blob whose bytes lie in a file; copied MiB by MiB. Its room was claimed by its upload."""
         segment = self._segment_for(record_bytes(digest.size_bytes))
         seed, begin = segment.header.seed, segment.end
         table = bytearray()
         at = begin + RECORD_HEADER_BYTES
-        for start in range(0, digest.size_bytes, limits.CHUNK_BYTES):
-            chunk = os.pread(descriptor, min(limits.CHUNK_BYTES, digest.size_bytes - start), offset + start)
-            table += checksum_table(chunk, seed)
-            at += write_all(segment.descriptor, [chunk], at)
-        write_all(segment.descriptor, [bytes(table)], at)
-        header = record_header(digest.key, digest.size_bytes, begin, seed)
-        write_all(segment.descriptor, [header], begin)
+        try:
+            for start in range(0, digest.size_bytes, limits.CHUNK_BYTES):
+                chunk = os.pread(descriptor, min(limits.CHUNK_BYTES, digest.size_bytes - start), offset + start)
+                table += checksum_table(chunk, seed)
+                at += write_all(segment.descriptor, [chunk], at)
+            write_all(segment.descriptor, [bytes(table)], at)
+            header = record_header(digest.key, digest.size_bytes, begin, seed)
+            write_all(segment.descriptor, [header], begin)
+        except OSError:
+            segment.drop()
+            raise
         entry = segment.added(Record(digest.key, begin, digest.size_bytes, table_checksum(bytes(table), seed)))
         self._sealer.sync_ahead(segment)
         return Placed(digest, entry, _charge(digest))
@@ -275,8 +301,13 @@ class SegmentWriter:
         path = os.path.join(self._directory, segment_name(header.number))
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         locks.try_lock(descriptor, exclusive=True)
-        write_all(descriptor, [header.encode()], 0)
-        return OpenSegment(descriptor, header, path)
+        segment = OpenSegment(descriptor, header, path)
+        try:
+            write_all(descriptor, [header.encode()], 0)
+        except OSError:
+            segment.discard()
+            raise
+        return segment
 
     def _adopt(self, size: int) -> OpenSegment | None:
         """An open segment that nobody writes any more, if one has room for ``size``."""

@@ -5,7 +5,9 @@ each where there is one. The rule: what waits is committed together, and still e
 have got alone: when a group fails, each of it is done again by itself, so work may be run twice.
 """
 
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -61,6 +63,7 @@ class GroupWriter:
         self._door = threading.Lock()
         self._closed = False
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
+        self._lazy: deque[Job] = deque()
         # A daemon: what was acknowledged is safe, so an exit without close() loses nothing and must not hang.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -77,6 +80,16 @@ class GroupWriter:
             self._waiting.put(job)
         return job.future
 
+    def submit_lazily(self, work: Callable[[Transaction], Any]) -> None:
+        """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went."""
+        self._lazy.append(Work(work))
+
+    def flush(self) -> None:
+        """See to it that lazy work is done soon."""
+        if self._lazy:
+            with contextlib.suppress(NotReady):
+                self.submit(Work(lambda _: None))
+
     def run(self, work: Callable[[Transaction], T]) -> T:
         """What ``work`` returns, once it is committed.
 
@@ -92,6 +105,7 @@ class GroupWriter:
         with self._door:
             if not self._closed:
                 self._closed = True
+                self._waiting.put(Work(lambda _: None))  # takes lazy work along
                 self._waiting.put(None)  # nothing follows it: submit() looks at _closed behind the same door
         self._thread.join()
 
@@ -103,11 +117,17 @@ class GroupWriter:
             while len(group) < _AT_ONCE and not self._waiting.empty():
                 job = self._waiting.get()
                 if job is None:
-                    self._commit([one for one in group if self._prepared(one)])
+                    self._run_group(group)
                     return
                 group.append(job)
-            self._commit([one for one in group if self._prepared(one)])
+            self._run_group(group)
             job = self._waiting.get()
+
+    def _run_group(self, group: list[Job]) -> None:
+        ready = [job for job in group if self._prepared(job)]
+        while self._lazy:
+            ready.append(self._lazy.popleft())
+        self._commit(ready)
 
     def _prepared(self, job: Job) -> bool:
         try:

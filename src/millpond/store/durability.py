@@ -101,7 +101,7 @@ class Durability:
     def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
         """Write a closure's row."""
         value = stamp + b"".join(_PLACE.pack(*place) for place in footprint.places)
-        self._index_writer.submit(Work(lambda txn: txn.put(row, value, db=self._index.closures)))
+        self._index_writer.submit_lazily(lambda txn: txn.put(row, value, db=self._index.closures))
 
     def intact(self, row: bytes, stamp: bytes) -> bool:
         """Whether all segments of the closure are as they were when it was last walked."""

@@ -32,7 +32,7 @@ from millpond.store.spool import SpooledUpload, Uploads
 from millpond.store.touch_log import Kind, TouchLog
 
 log = logging.getLogger(__name__)
-_TICK_SECONDS = 1.0
+_TICK_SECONDS = 0.25
 
 
 class SegmentStore:
@@ -179,6 +179,7 @@ class SegmentStore:
         while not self._closing.wait(_TICK_SECONDS):
             try:
                 self._touches.flush()
+                self._index_writer.flush()
                 self._files.drop_unlinked()
             except OSError as failure:
                 log.warning("the touch log could not be written: %s", failure)

@@ -75,13 +75,14 @@ class Sealer:
         number, end = segment.header.number, segment.end
         try:
             os.fdatasync(segment.descriptor)
-            _write(segment.descriptor, footer(segment.records, end, segment.header.seed), end)
+            sealed = _write_footer(segment)
             os.fdatasync(segment.descriptor)
             self.sync_directory()
         except OSError as failure:
             self.suspect(number, failure)
         else:
-            self._change(number, lambda row: row._replace(state=SegmentState.SEALED, end=end, synced_to=end))
+            state = SegmentState.SEALED if sealed else SegmentState.OPEN
+            self._change(number, lambda row: row._replace(state=state, end=end, synced_to=end))
         finally:
             os.close(segment.descriptor)
 
@@ -97,6 +98,17 @@ class Sealer:
                 self._index.put_segment(txn, number, change(row))
 
         self._index_writer.run(apply)
+
+
+def _write_footer(segment: Sealable) -> bool:
+    """Whether there was room for it. If not, the segment stays open: it is durable all the same."""
+    try:
+        _write(segment.descriptor, footer(segment.records, segment.end, segment.header.seed), segment.end)
+    except OSError as failure:
+        log.warning("segment %08x could not be sealed: %s", segment.header.number, failure)
+        os.ftruncate(segment.descriptor, segment.end)
+        return False
+    return True
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:

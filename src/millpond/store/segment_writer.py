@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
-from millpond.core.errors import NoSpace
+from millpond.core.errors import NoSpace, NotReady
 from millpond.disk import locks
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
@@ -151,6 +151,7 @@ class SegmentWriter:
         Raises:
             OSError: they could not be written. Nothing counts as appended.
         """
+        self._leave_suspect()
         held = self._index.entries([digest.key for digest, _ in blobs])
         fresh = {digest: data for digest, data in blobs if digest.key not in held}
         refused = self._claim_for(fresh)
@@ -201,6 +202,7 @@ class SegmentWriter:
 
     def append_file(self, descriptor: int, offset: int, digest: Digest) -> Placed:
         """Append one blob whose bytes lie in a file; copied MiB by MiB. Its room was claimed by its upload."""
+        self._leave_suspect()
         segment = self._segment_for(record_bytes(digest.size_bytes))
         seed, begin = segment.header.seed, segment.end
         table = bytearray()
@@ -258,6 +260,8 @@ class SegmentWriter:
         for digest, entry, charge in placed:
             charged += charge
             row = rows.get(entry.segment) or index.segment(txn, entry.segment) or SegmentRow(SegmentState.OPEN, 0)
+            if not row.holds:
+                raise NotReady("the cache could not write to its disk: try again, and tell its maintainer")
             end = max(row.end, entry.offset + record_bytes(entry.size_bytes))
             if self._put_if_absent(txn, digest, entry):
                 row = row._replace(
@@ -295,6 +299,16 @@ class SegmentWriter:
         if self._current is None:
             self._current = self._adopt(size) or self._create()
         return self._current
+
+    def _leave_suspect(self) -> None:
+        """Append no more to a segment that could not be synced: what it holds counts as missing."""
+        if self._current is None:
+            return
+        with self._index.reading() as txn:
+            row = self._index.segment(txn, self._current.header.number)
+        if row is not None and not row.holds:
+            os.close(self._current.descriptor)
+            self._current = None
 
     def _create(self) -> OpenSegment:
         header = SegmentHeader.new(self.next_number(), self._clock())

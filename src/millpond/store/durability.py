@@ -75,7 +75,8 @@ class Durability:
             os.fdatasync(file.descriptor)
             if not row.synced_to:
                 self._sealer.sync_directory()
-        except (FileNotFoundError, Damaged):
+        except (FileNotFoundError, Damaged) as failure:
+            self._sealer.suspect(number, failure)  # if it was not evicted meanwhile
             return 0
         except OSError as failure:
             self._sealer.suspect(number, failure)

@@ -7,8 +7,10 @@ import lmdb
 
 from millpond.core.errors import MillpondError, NoSpace, NotReady
 from millpond.disk import environment
+from millpond.store.segment_format import Damaged
 
 log = logging.getLogger(__name__)
+_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -26,3 +28,11 @@ def told(failure: Exception, path: str = "/") -> Exception:
         log.error("the store could not be written: %s", failure, exc_info=failure)
         return NotReady("the cache could not write to its disk: try again, and tell its maintainer")
     return failure
+
+
+def told_of_reading(failure: OSError) -> Exception:
+    """Whether bytes are lost, or the machine only has no means to read them now."""
+    if failure.errno in _LOST:
+        return Damaged(f"the disk could not read it: {failure.strerror}")
+    log.error("a segment could not be read: %s", failure, exc_info=failure)
+    return NotReady("the cache cannot read from its disk now: try again, and tell its maintainer")

@@ -86,9 +86,9 @@ class Sealer:
         finally:
             os.close(segment.descriptor)
 
-    def suspect(self, number: int, failure: OSError) -> None:
+    def suspect(self, number: int, failure: Exception) -> None:
         """Never again call what this segment holds durable."""
-        log.error("segment %08x could not be synced and is not trusted any more: %s", number, failure)
+        log.error("segment %08x could not be made durable and is not trusted any more: %s", number, failure)
         self._change(number, lambda row: row._replace(suspect=True))
 
     def _change(self, number: int, change: Callable[[SegmentRow], SegmentRow]) -> None:

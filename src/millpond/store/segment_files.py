@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 
 from millpond.core import limits
+from millpond.store.failures import told_of_reading
 from millpond.store.segment_format import SEGMENT_HEADER_BYTES, SegmentHeader
 
 
@@ -65,13 +66,19 @@ class SegmentFiles:
         Raises:
             FileNotFoundError: it was evicted.
             Damaged: its header does not verify.
+            NotReady: the machine has no means to open it now.
         """
         with self._guard:
             held = self._files.get(number)
             if held is not None:
                 self._files.move_to_end(number)
                 return held
-        fresh = SegmentFile(os.path.join(self._directory, segment_name(number)), number)
+        try:
+            fresh = SegmentFile(os.path.join(self._directory, segment_name(number)), number)
+        except FileNotFoundError:
+            raise
+        except OSError as failure:
+            raise told_of_reading(failure) from failure
         with self._guard:
             held = self._files.setdefault(number, fresh)
             while len(self._files) > limits.OPEN_SEGMENTS:

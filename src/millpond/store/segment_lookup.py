@@ -1,7 +1,7 @@
 """Finding blobs and reading them, without noting their use.
 
 Readers hold no lock: look up, take the cached descriptor or open the file; where it is gone, eviction was faster than
-this reader, so look up again, three times, then it is a miss.
+this reader, so look up again, three times, then it is a miss. What is still listed by then was lost, not evicted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from millpond.store.index import ENTRY, Entry, Index
 from millpond.store.interface import Bytes, OpenBlob
 from millpond.store.segment_files import SegmentFiles
 from millpond.store.segment_format import Damaged
-from millpond.store.segment_reading import Quarantine, SegmentBlob, read_found
+from millpond.store.segment_reading import Found, Quarantine, SegmentBlob, read_found
 
 _LOOKS = 3
 
@@ -44,15 +44,15 @@ class SegmentLookup:
             WouldBlock: not in the page cache and ``wait`` is False.
         """
         contents: dict[Digest, Bytes] = {EMPTY: b""}
+        gone: list[Found] = []
         for _ in range(_LOOKS):
             found = self._look_up(digest for digest in digests if digest not in contents)
-            if not found:
+            read, gone = read_found(self._files, found, self._quarantine, wait=wait)
+            contents.update(read)
+            if not gone:
                 break
-            try:
-                contents.update(read_found(self._files, found, self._quarantine, wait=wait))
-                break
-            except (FileNotFoundError, Damaged):
-                continue
+        for lost in gone:  # eviction takes the entry away first (I3): this file was lost
+            self._quarantine(*lost)
         return [contents.get(digest) for digest in digests]
 
     def open(self, digest: Digest, *, wait: bool) -> AbstractContextManager[OpenBlob]:  # noqa: ARG002 - a look-up
@@ -63,15 +63,17 @@ class SegmentLookup:
         """
         if digest == EMPTY:
             return nullcontext(_EmptyBlob())
-        for _ in range(_LOOKS):
+        for look in range(1, _LOOKS + 1):
             found = self._look_up([digest])
             if not found:
                 break
             entry = found[0][1]
             try:
                 return nullcontext(SegmentBlob(self._files.get(entry.segment), digest, entry, self._quarantine))
-            except (FileNotFoundError, Damaged):
-                continue
+            except (FileNotFoundError, Damaged) as failure:
+                if look == _LOOKS or isinstance(failure, Damaged):
+                    self._quarantine(digest, entry)
+                    break
         raise BlobNotFound(f"blob {digest} is not in this cache")
 
     def _look_up(self, digests: Iterable[Digest]) -> list[tuple[Digest, Entry]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, WouldBlock
+from millpond.store.failures import told_of_reading
 from millpond.store.index import Entry
 from millpond.store.interface import Bytes
 from millpond.store.segment_files import SegmentFile, SegmentFiles
@@ -39,7 +40,8 @@ def read_at(descriptor: int, size: int, offset: int, *, wait: bool) -> memoryvie
 
     Raises:
         WouldBlock: they are not in the page cache and ``wait`` is False.
-        OSError: the disk could not read them.
+        Damaged: the disk has lost them.
+        NotReady: the machine has no means to read them now.
     """
     buffer = bytearray(size)
     view = memoryview(buffer)
@@ -51,7 +53,7 @@ def read_at(descriptor: int, size: int, offset: int, *, wait: bool) -> memoryvie
             # Some file systems do not know the flag; a thread then reads the ordinary way.
             if not wait and failure.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 raise WouldBlock from None
-            raise
+            raise told_of_reading(failure) from failure
         if not got:
             break
         done += got
@@ -60,31 +62,36 @@ def read_at(descriptor: int, size: int, offset: int, *, wait: bool) -> memoryvie
 
 def read_found(
     files: SegmentFiles, found: Sequence[Found], quarantine: Quarantine, *, wait: bool
-) -> dict[Digest, Bytes]:
-    """The verified bytes of blobs that the index has found; what fails is left out and handed to ``quarantine``.
+) -> tuple[dict[Digest, Bytes], list[Found]]:
+    """The verified bytes of blobs that the index has found, and those whose segment is gone: look these up again.
+
+    What fails is left out and handed to ``quarantine``.
 
     Raises:
-        FileNotFoundError: a segment was evicted meanwhile: look up again.
         WouldBlock: not in the page cache and ``wait`` is False.
+        NotReady: the machine has no means to read them now.
     """
     contents: dict[Digest, Bytes] = {}
+    gone: list[Found] = []
     for run in _runs(found):
-        file = files.get(run[0][1].segment)
-        begin = run[0][1].offset
-        last = run[-1][1]
+        begin, last = run[0][1].offset, run[-1][1]
+        view, seed = memoryview(b""), 0
         try:
+            file = files.get(run[0][1].segment)
+            seed = file.seed
             view = read_at(file.descriptor, last.offset + record_bytes(last.size_bytes) - begin, begin, wait=wait)
         except FileNotFoundError:
-            raise
-        except OSError:
-            view = memoryview(b"")
+            gone += run
+            continue
+        except Damaged:
+            pass
         for digest, entry in run:
-            data = _verified(view, entry.offset - begin, digest, entry, file.seed)
+            data = _verified(view, entry.offset - begin, digest, entry, seed)
             if data is None:
                 quarantine(digest, entry)
             else:
                 contents[digest] = data
-    return contents
+    return contents, gone
 
 
 def _runs(found: Sequence[Found]) -> Iterator[list[Found]]:
@@ -148,7 +155,7 @@ class SegmentBlob:
         """
         try:
             return self._chunk(index, wait=wait)
-        except (Damaged, OSError):
+        except Damaged:
             self._quarantine(self._digest, self._entry)
             raise BlobNotFound(f"blob {self._digest} is damaged here and is no longer held") from None
 

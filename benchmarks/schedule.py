@@ -30,6 +30,7 @@ from benchmarks.workloads import WORKLOADS, Session, Workload
 _CLIENT_SERVERS = ("millpond-1", "upstream")
 # Idle machines have a few per cent of housekeeping.
 _QUIET_SHARE = 0.05
+_QUIET_SECONDS = 0.5
 
 
 Turn = Callable[[], Iterator[Sample]]
@@ -116,22 +117,28 @@ def _undisturbed(turn: Turn, plan: Plan) -> list[Sample]:
 
 
 def _taken(turn: Turn, plan: Plan) -> list[Sample]:
-    _await_quiet(plan.patience_seconds)
-    samples = []
-    for sample in turn():
+    """All samples of ``turn``, each after a quiet moment, as long as the turn's patience lasts."""
+    samples: list[Sample] = []
+    patience_seconds = plan.patience_seconds
+    upcoming = turn()
+    while True:
+        patience_seconds -= _await_quiet(patience_seconds)
+        if (sample := next(upcoming, None)) is None:
+            return samples
         _report(sample, plan.runs)
         samples.append(sample)
-    return samples
 
 
-def _await_quiet(patience_seconds: float) -> None:
-    """Return when the machine did next to nothing for a second, or when patience ends."""
-    deadline = time.monotonic() + patience_seconds
-    while time.monotonic() < deadline:
+def _await_quiet(patience_seconds: float) -> float:
+    """Return when the machine did next to nothing for a moment, or when patience ends: the seconds that it took."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < patience_seconds:
         before = MachineClock.now().busy_seconds
-        time.sleep(1)
-        if (MachineClock.now().busy_seconds - before) / (os.cpu_count() or 1) < _QUIET_SHARE:
-            return
+        time.sleep(_QUIET_SECONDS)
+        busy = MachineClock.now().busy_seconds - before
+        if busy / _QUIET_SECONDS / (os.cpu_count() or 1) < _QUIET_SHARE:
+            break
+    return time.monotonic() - begin
 
 
 def _report(sample: Sample, runs: int) -> None:

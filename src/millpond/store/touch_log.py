@@ -8,10 +8,13 @@ more I/O than the artifact itself. A line is a group of rows with one time::
 A reader believes a log up to the first group that does not verify: a killed process may have written half of one.
 """
 
+import errno
+import logging
 import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -19,8 +22,10 @@ import xxhash
 
 from millpond.core import limits
 from millpond.core.clock import Clock
+from millpond.core.errors import NotReady
 from millpond.disk import locks
 
+log = logging.getLogger(__name__)
 _GROUP = struct.Struct("<4sBBHIQ")
 _MAGIC = b"tch1"
 _SUM = struct.Struct("<Q")
@@ -56,18 +61,18 @@ def encode(kind: Kind, time_ms: int, rows: Sequence[bytes]) -> bytes:
     return b"".join((head, _SUM.pack(xxhash.xxh3_64_intdigest(body, len(body)) ^ xxhash.xxh3_64_intdigest(head)), body))
 
 
-def decode(log: bytes) -> Iterator[Group]:
+def decode(content: bytes) -> Iterator[Group]:
     """The groups of a log, up to the first that does not verify."""
     at = 0
-    while at + _GROUP.size + _SUM.size <= len(log):
-        magic, kind, length, _, count, time_ms = _GROUP.unpack_from(log, at)
+    while at + _GROUP.size + _SUM.size <= len(content):
+        magic, kind, length, _, count, time_ms = _GROUP.unpack_from(content, at)
         begin = at + _GROUP.size + _SUM.size
         end = begin + length * count
-        body = log[begin:end]
-        if magic != _MAGIC or kind not in set(Kind) or not length or not count or end > len(log):
+        body = content[begin:end]
+        if magic != _MAGIC or kind not in set(Kind) or not length or not count or end > len(content):
             return
-        wanted = xxhash.xxh3_64_intdigest(body, len(body)) ^ xxhash.xxh3_64_intdigest(log[at : at + _GROUP.size])
-        if _SUM.unpack_from(log, at + _GROUP.size)[0] != wanted:
+        wanted = xxhash.xxh3_64_intdigest(body, len(body)) ^ xxhash.xxh3_64_intdigest(content[at : at + _GROUP.size])
+        if _SUM.unpack_from(content, at + _GROUP.size)[0] != wanted:
             return
         yield Group(Kind(kind), time_ms, [body[row : row + length] for row in range(0, len(body), length)])
         at = end
@@ -88,10 +93,19 @@ class TouchLog:
         self._begin()
 
     def append(self, kind: Kind, rows: Sequence[bytes]) -> None:
-        """Write a group now."""
+        """Write a group now.
+
+        Raises:
+            NotReady: a lease could not be written. Anything else that finds no room is only a hint and let go.
+        """
         if rows:
             with self._guard:
-                self._write(encode(kind, self._clock(), rows))
+                try:
+                    self._write(encode(kind, self._clock(), rows))
+                except OSError as failure:
+                    log.warning("the touch log could not be written: %s", failure)
+                    if kind is Kind.LEASED:
+                        raise NotReady("the cache could not note that it keeps this for you: try again") from None
 
     def used(self, keys: Sequence[bytes]) -> None:
         """Note reads; they reach the log at the latest with the next :meth:`flush`."""
@@ -116,21 +130,31 @@ class TouchLog:
     def _flush(self) -> None:
         if self._uses and self._descriptor >= 0:
             uses, self._uses = self._uses, []
-            self._write(encode(Kind.USED, self._clock(), list(dict.fromkeys(uses))))
+            try:
+                self._write(encode(Kind.USED, self._clock(), list(dict.fromkeys(uses))))
+            except OSError as failure:
+                log.warning("the touch log could not be written: %s", failure)
 
     def _write(self, group: bytes) -> None:
         if self._descriptor < 0:
             return
-        self._size += os.write(self._descriptor, group)
+        written = os.write(self._descriptor, group)
+        if written < len(group):
+            # A torn group would hide all that follow it.
+            os.ftruncate(self._descriptor, self._size)
+            raise OSError(errno.ENOSPC, "no room for a whole group")
+        self._size += written
         if self._size >= limits.TOUCH_LOG_BYTES:
-            os.close(self._descriptor)
-            self._begin()
+            with suppress(OSError):  # then this one grows a little longer
+                self._begin()
 
     def _begin(self) -> None:
-        self._sequence += 1
-        path = os.path.join(self._directory, f"{self._clock():x}-{os.getpid()}-{self._sequence}.log")
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        locks.try_lock(self._descriptor, exclusive=True)  # says "alive" to whoever merges
+        path = os.path.join(self._directory, f"{self._clock():x}-{os.getpid()}-{self._sequence + 1}.log")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        locks.try_lock(descriptor, exclusive=True)  # says "alive" to whoever merges
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._sequence = descriptor, self._sequence + 1
         self._size = 0
         self._paths.append(path)
         if len(self._paths) > _KEPT_LOGS:

@@ -1,0 +1,1 @@
+"""Fuzz targets: one per parser. ``python -m fuzz TARGET --seconds N``; see ``targets.py``."""

@@ -1,0 +1,29 @@
+"""Every fuzz target runs, for a second each; long runs are for whoever changes a parser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = ["binding", "find_missing", "names_values", "resource_names", "segment_footer", "segment_header"]
+TARGETS += ["segment_records", "sizes", "touch_log", "write_request"]
+
+
+def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fuzz", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_second_of_random_input_is_survived(target: str) -> None:
+    ended = fuzz(target, "--seconds", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "inputs survived" in ended.stdout
+
+
+def test_these_are_all_targets() -> None:
+    assert "{" + ",".join(TARGETS) + "}" in fuzz("--help").stdout.replace("\n", "").replace(" ", "")

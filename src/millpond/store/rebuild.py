@@ -41,6 +41,9 @@ def rebuild(index: Index, segments: str) -> None:
             continue
         except OSError as failure:
             log.error("segment %08x cannot be read and is left alone: %s", number, failure)
+            unread = SegmentRow(SegmentState.SEALED, os.stat(path).st_size, suspect=True)
+            with index.env.begin(write=True) as txn:
+                index.put_segment(txn, number, unread)
             continue
         if not sealed:
             # What was not sealed may not be on disk, whatever the page cache says.

@@ -111,7 +111,7 @@ def _open(layout: Layout, explicit_quota: QuotaBytes) -> OpenRepository:
     quota_bytes = explicit_quota(filesystem.size_bytes(layout.root))
     for directory in layout.directories:
         os.makedirs(directory, exist_ok=True)
-    if not os.path.exists(layout.refusals):
+    if not os.path.exists(layout.refusals) or os.path.getsize(layout.refusals) < FILE_BYTES:
         Path(layout.refusals).write_bytes(bytes(FILE_BYTES))
     marker = recognise(Path(layout.root)) or {"format": REPOSITORY_FORMAT}
     if not os.path.exists(layout.marker) or (quota_bytes is not None and marker.get("quota_bytes") != quota_bytes):
@@ -178,7 +178,7 @@ def _believed(layout: Layout) -> Index | None:
         here = _here(index)
         if state.get("format") == INDEX_FORMAT and (state["clean"] or all(state[fact] == here[fact] for fact in here)):
             return index
-    except (lmdb.Error, ValueError) as failure:
+    except (lmdb.Error, ValueError, LookupError, TypeError, AttributeError) as failure:
         log.warning("the index is damaged: %s", failure)
     if index is not None:
         index.close()

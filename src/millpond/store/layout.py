@@ -32,7 +32,7 @@ _OTHERS = (
     (("artifacts/refs", "source_protos"), "the store of a BuildStream 1.9x bst-artifact-server"),
     (("cas/refs/heads",), "the store of a BuildStream 1.x bst-artifact-server"),
     (("cas/objects", "cas/staging", "assets/objects"), "the store of buildbox-casd"),
-    (("refs/heads", "objects/pack"), "a git repository"),
+    (("refs/tags", "objects/pack"), "a git repository"),
     (("refs/heads", "objects"), "an OSTree repository"),
 )
 

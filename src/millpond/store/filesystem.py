@@ -6,6 +6,7 @@ LMDB's lock table and its shared memory need each of these.
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from millpond.core import limits
@@ -56,11 +57,11 @@ def _type_of(path: Path, mountinfo: str) -> str:
 def default_quota_bytes(directory: str) -> int:
     """Nine tenths of what the file system would have free without this repository."""
     disk = os.statvfs(directory)
-    own = sum(
-        os.lstat(os.path.join(parent, name)).st_blocks * 512
-        for parent, _, names in os.walk(directory)
-        for name in names
-    )
+    own = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process renamed or removed it
+                own += os.lstat(os.path.join(parent, name)).st_blocks * 512
     return int((disk.f_bavail * disk.f_frsize + own) * limits.DEFAULT_QUOTA_SHARE)
 
 

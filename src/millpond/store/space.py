@@ -8,6 +8,7 @@ under the repository (both environments, logs) is measured when a claim is made.
 import os
 import struct
 import time
+from contextlib import suppress
 
 from millpond.core import limits
 from millpond.core.errors import NoSpace
@@ -98,8 +99,11 @@ class Space:
 
     def _fits(self, txn: Transaction, size_bytes: int) -> bool:
         total = self.total(txn)
+        used = _U64.unpack(txn.get(_USED, _U64.pack(0), db=self._index.space))[0]
+        # What uploads have written is claimed as well, so it must not be missed twice.
+        spooled = _blocks(os.path.join(self._repository, "uploads"))
         disk = os.statvfs(self._repository)
-        on_disk = total + disk.f_bavail * disk.f_frsize - self._reserve_bytes
+        on_disk: int = used + spooled + disk.f_bavail * disk.f_frsize - self._reserve_bytes
         spare = limits.segment_bytes(self._quota_bytes) + self._overhead()
         return total + size_bytes <= min(self._quota_bytes - spare, on_disk)
 
@@ -135,5 +139,9 @@ def _start_time(pid: int) -> str:
 
 
 def _blocks(directory: str) -> int:
+    size = 0
     with os.scandir(directory) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another process renamed or removed it
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+    return size

@@ -228,6 +228,10 @@ class SegmentWriter:
             self._numbers = sorted(self._take_numbers(limits.NUMBERS_AT_ONCE), reverse=True)
         return self._numbers.pop()
 
+    def holds(self, digest: Digest) -> bool:
+        """Whether the blob needs no place any more."""
+        return bool(self._index.entries([digest.key]))
+
     def fits_in_shared(self, digest: Digest) -> bool:
         """Whether the blob shares a segment with others."""
         return record_bytes(digest.size_bytes) * 4 <= self._segment_bytes

@@ -9,6 +9,7 @@ import hashlib
 import os
 import secrets
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Protocol
 
 import xxhash
@@ -88,13 +89,13 @@ class Uploads:
         try:
             return self._begin(descriptor, name, digest, offset)
         except BaseException:
+            if not os.fstat(descriptor).st_size:
+                os.unlink(os.path.join(self.directory, name))
             os.close(descriptor)
             raise
 
     def _begin(self, descriptor: int, name: str, digest: Digest, offset: int) -> "SpooledUpload":
-        if offset == 0:
-            os.ftruncate(descriptor, 0)
-        elif os.fstat(descriptor).st_size - _DATA_AT != offset or offset > digest.size_bytes:
+        if offset and (os.fstat(descriptor).st_size - _DATA_AT != offset or offset > digest.size_bytes):
             raise _cannot_go_on(digest, offset)
         room = record_bytes(digest.size_bytes) + FOOTER_ENTRY_BYTES
 
@@ -103,7 +104,13 @@ class Uploads:
             self.space.claim(txn, room)
 
         self.index_writer.run(claim)
-        return SpooledUpload(self, descriptor, name, digest, offset, room)
+        try:
+            if not offset:
+                os.ftruncate(descriptor, 0)
+            return SpooledUpload(self, descriptor, name, digest, offset, room)
+        except BaseException:
+            self.index_writer.run(lambda txn: self.space.give_back(txn, room))
+            raise
 
     def offset(self, session: str) -> int:
         """Where :meth:`begin` would go on; 0 while another stream still writes, or when nothing is kept."""
@@ -189,16 +196,18 @@ class SpooledUpload:
             return
         if self._committed % limits.CHUNK_BYTES:
             self._close_chunk()
-        self._ended = True
         try:
             self._uploads.index_writer.submit(_SpoolJob(self)).result()
-        finally:
-            os.close(self._descriptor)
+        except BaseException:
+            self.abandon()
+            raise
+        self._ended = True
+        os.close(self._descriptor)
         self._uploads.stored(self._digest)
 
     def suspend(self) -> None:
         """Keep what came."""
-        if "-" in self._name or not self._committed:
+        if self._ended or "-" in self._name or not self._committed:
             self.abandon()
             return
         kept = os.fstat(self._descriptor).st_size
@@ -207,20 +216,23 @@ class SpooledUpload:
     def abandon(self) -> None:
         """Forget what came."""
         if not self._ended:
-            os.unlink(os.path.join(self._uploads.directory, self._name))
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._uploads.directory, self._name))
             self._end(lambda space, txn: space.set_suspended(txn, self._name, 0))
 
     def _end(self, note: Any) -> None:
         if self._ended:
             return
         self._ended = True
-        os.close(self._descriptor)
 
         def apply(txn: Transaction) -> None:
             self._uploads.space.give_back(txn, self._claimed_bytes)
             note(self._uploads.space, txn)
 
-        self._uploads.index_writer.run(apply)
+        try:
+            self._uploads.index_writer.run(apply)
+        finally:
+            os.close(self._descriptor)  # and only now may another stream go on
 
     def _take_in(self, offset: int) -> None:
         """Hash what an interrupted upload left: its checksums were kept in the memory of a process that may be gone."""
@@ -248,10 +260,13 @@ class SpooledUpload:
 
     # -- in the index-writer thread ---------------------------------------------------------------------------------
 
-    def place(self) -> Placed:
-        """Turn the spool file into a segment, or copy it into the current one."""
+    def place(self) -> Placed | None:
+        """Turn the spool file into a segment, or copy it into the current one; None where the blob is held by now."""
         uploads, digest = self._uploads, self._digest
         path = os.path.join(uploads.directory, self._name)
+        if uploads.writer.holds(digest):
+            os.unlink(path)
+            return None
         if uploads.writer.fits_in_shared(digest):
             placed = uploads.writer.append_file(self._descriptor, _DATA_AT, digest)
             os.unlink(path)
@@ -267,9 +282,12 @@ class SpooledUpload:
         entry = Entry(header.number, record.offset, record.size_bytes, record.checksum)
         return Placed(digest, entry, self._claimed_bytes)
 
-    def listed(self, txn: Transaction, placed: Placed) -> None:
+    def listed(self, txn: Transaction, placed: Placed | None) -> None:
         """List it."""
-        self._uploads.writer.list_placed(txn, [placed])
+        if placed is None:
+            self._uploads.space.give_back(txn, self._claimed_bytes)
+        else:
+            self._uploads.writer.list_placed(txn, [placed])
 
 
 class _WholeSegment:
@@ -297,7 +315,6 @@ class _SpoolJob:
 
     def apply(self, txn: Transaction) -> None:
         """List them."""
-        assert self._placed is not None
         self._upload.listed(txn, self._placed)
 
     def committed(self) -> None:

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,14 @@ def read(store: Any, digest: Digest) -> bytes | None:
 def read_chunks(store: Any, digest: Digest) -> bytes:
     with store.open(digest) as opened:
         return b"".join(bytes(opened.chunk(i)) for i in range(-(-digest.size_bytes // limits.CHUNK_BYTES)))
+
+
+def soon(question: Callable[[], object]) -> bool:
+    """For what the store does not wait for: quarantine, the note of a closure."""
+    deadline = time.monotonic() + 10
+    while not (answer := question()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return bool(answer)
 
 
 OTHER_PROCESS = """

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.store.repositories import MIB, Repository, blob, flip, noise, read, read_chunks
+from unit.store.repositories import MIB, Repository, blob, flip, noise, read, read_chunks, soon
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, NotReady
@@ -29,14 +28,6 @@ def in_chunks(store: Any, digest: Digest) -> bytes | None:
         return read_chunks(store, digest)
     except BlobNotFound:
         return None
-
-
-def soon(question: Callable[[], object]) -> bool:
-    """Quarantine is not waited for."""
-    deadline = time.monotonic() + 10
-    while not question() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return bool(question())
 
 
 def is_missing(repository: Repository, digest: Digest) -> bool:

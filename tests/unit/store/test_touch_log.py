@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from unit.store.repositories import Repository, blob, noise, read
+from unit.store.repositories import Repository, blob, noise, read, soon
 
 from millpond.core import limits
 from millpond.core.digest import Digest
@@ -143,10 +143,7 @@ def test_on_a_full_disk_reads_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     disk = FullDisk(monkeypatch, room_bytes=0)
     for _ in range(5000):
         assert read(store, digest) == data
-    for _ in range(2000):
-        if store.intact(b"r" * 32, b"s" * 16):
-            break
-    assert store.intact(b"r" * 32, b"s" * 16)
+    assert soon(lambda: store.intact(b"r" * 32, b"s" * 16))
     with pytest.raises(NotReady):
         store.find_missing([digest])
     disk.is_full = False
@@ -203,10 +200,9 @@ def test_the_store_notes_what_it_promises_and_serves(tmp_path: Path) -> None:
     footprint = store.settle([digest])
     store.remember(b"n" * 32, b"s" * 16, footprint)
     assert noted(Kind.NAME_BOUND) == [b"n" * 32]
-    while not store.intact(b"n" * 32, b"s" * 16):
-        pass
+    assert soon(lambda: store.intact(b"n" * 32, b"s" * 16))
     assert store.intact(b"n" * 32, b"x" * 16) is False
-    assert noted(Kind.NAME_USED) == [b"n" * 32]
+    assert noted(Kind.NAME_USED) == [b"n" * 32]  # the answer False is no use
     assert noted(Kind.LEASED) == [digest.key] * 4
     repository.close()
 

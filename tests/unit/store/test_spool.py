@@ -1,0 +1,234 @@
+"""Streamed uploads: their files, their room, and what a failure leaves of both."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.store.repositories import MIB, QUOTA_BYTES, OtherProcess, Repository, noise, read
+
+from millpond.core.digest import Digest
+from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
+from millpond.store import segment_writer, spool
+
+DATA = noise(2 * MIB + 77, "spooled")
+SMALL = noise(100_000, "spooled")
+
+
+def spooled(repository: Repository) -> list[Path]:
+    return sorted((repository.path / "uploads").iterdir())
+
+
+def begin(repository: Repository, *, offset: int = 0, data: bytes = DATA, session: str = "session") -> Any:
+    return repository.store.begin_upload(Digest.of(data), session, offset=offset)
+
+
+def suspended_at(repository: Repository, offset: int) -> None:
+    stream = begin(repository)
+    stream.write(DATA[:offset])
+    stream.suspend()
+
+
+@pytest.mark.parametrize("data", [DATA, SMALL], ids=["own segment", "shared segment"])
+def test_a_finished_upload_leaves_no_file_and_no_claim(repository: Repository, data: bytes) -> None:
+    before = repository.claimed_bytes()
+    stream = begin(repository, data=data)
+    assert repository.claimed_bytes() > before + len(data)
+    stream.write(data)
+    stream.finish()
+    assert spooled(repository) == []
+    assert repository.claimed_bytes() == before
+    assert read(repository.store, Digest.of(data)) == data
+
+
+@pytest.mark.parametrize("data", [DATA, SMALL], ids=["own segment", "shared segment"])
+@pytest.mark.parametrize("where", ["rename", "pwritev"])
+def test_an_upload_that_cannot_be_placed_leaves_nothing(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, data: bytes, where: str
+) -> None:
+    before, segments = repository.claimed_bytes(), repository.segments()
+    for _ in range(3):
+        stream = begin(repository, data=data)
+        stream.write(data)
+
+        def full(*_: Any) -> Any:
+            raise OSError(errno.ENOSPC, "full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(spool.os, "rename", full)
+            if where == "pwritev":
+                patch.setattr(segment_writer.os, "pwritev", full)
+            if where == "pwritev" or data is DATA:
+                with pytest.raises(NoSpace):
+                    stream.finish()
+                stream.suspend()  # as an edge does with whatever failed
+                stream.abandon()
+                assert repository.claimed_bytes() == before
+                assert repository.segments() == segments
+            else:
+                stream.finish()
+                return
+        assert spooled(repository) == []
+    stream = begin(repository, data=data)
+    stream.write(data)
+    stream.finish()
+    assert read(repository.store, Digest.of(data)) == data
+
+
+def test_no_room_leaves_no_file_and_keeps_what_was_suspended(repository: Repository) -> None:
+    stream = repository.store.begin_upload(
+        Digest.of(b"x")._replace(size_bytes=QUOTA_BYTES * 95 // 100), "in the way", offset=0
+    )
+    in_the_way, claimed = spooled(repository), repository.claimed_bytes()
+    for i in range(3):
+        with pytest.raises(NoSpace):
+            begin(repository, data=noise(5 * MIB), session=f"session {i}")
+        with pytest.raises(NoSpace):
+            repository.store.begin_upload(Digest.of(b"y")._replace(size_bytes=5 * MIB), "in the way", offset=0)
+    assert spooled(repository) == in_the_way
+    assert repository.claimed_bytes() == claimed
+    stream.abandon()
+
+    suspended_at(repository, MIB)
+    stream = repository.store.begin_upload(
+        Digest.of(b"x")._replace(size_bytes=QUOTA_BYTES * 95 // 100), "in the way", offset=0
+    )
+    claimed = repository.claimed_bytes()
+    for offset in (0, MIB):
+        with pytest.raises(NoSpace):
+            begin(repository, offset=offset)
+    assert repository.claimed_bytes() == claimed
+    assert repository.store.upload_offset("session") == MIB
+    stream.abandon()
+    stream = begin(repository, offset=MIB)
+    stream.write(DATA[MIB:])
+    stream.finish()
+
+
+def test_what_is_suspended_is_counted_until_it_goes(repository: Repository) -> None:
+    before = repository.claimed_bytes()
+    suspended_at(repository, MIB)
+    assert repository.claimed_bytes() - before >= MIB
+    begin(repository, offset=MIB).suspend()
+    assert repository.claimed_bytes() - before >= MIB
+    begin(repository).abandon()
+    assert repository.claimed_bytes() == before
+    suspended_at(repository, MIB)
+    stream = begin(repository, offset=MIB)
+    stream.write(DATA[MIB:])
+    stream.finish()
+    assert repository.claimed_bytes() == before
+
+
+def test_an_upload_of_what_another_stored_meanwhile_takes_no_room(repository: Repository) -> None:
+    streams = [begin(repository, session=f"{i}") for i in range(4)] + [
+        begin(repository, data=SMALL, session=f"small {i}") for i in range(4)
+    ]
+    for stream in streams:
+        stream.write(DATA if stream._digest == Digest.of(DATA) else SMALL)
+    streams[0].finish()
+    streams[4].finish()
+    ends = {number: row.end for number, row in repository.rows().items()}
+    for stream in streams[1:4] + streams[5:]:
+        stream.finish()
+    assert {number: row.end for number, row in repository.rows().items()} == ends
+    assert len(repository.segments()) == len(ends)
+    assert spooled(repository) == []
+    assert read(repository.store, Digest.of(DATA)) == DATA
+
+
+def test_private_files_are_never_gone_on_with(repository: Repository) -> None:
+    first, second = begin(repository), begin(repository)
+    first.write(DATA[:10])
+    second.write(DATA[:20])
+    assert len(spooled(repository)) == 2
+    second.suspend()
+    assert len(spooled(repository)) == 1
+    first.suspend()
+    assert repository.store.upload_offset("session") == 10
+
+
+def test_a_name_of_an_upload_may_be_anything(repository: Repository) -> None:
+    for session in ("", "../../etc/passwd", "a/b\0c", "x" * 100_000, "ü-0123"):
+        stream = begin(repository, session=session)
+        stream.write(DATA[:5])
+        stream.suspend()
+        assert repository.store.upload_offset(session) == 5
+    assert all(len(path.name) == 64 for path in spooled(repository))
+
+
+def test_what_a_killed_process_left_can_be_gone_on_with(repository: Repository) -> None:
+    other = OtherProcess(repository.path)
+    stream = other.begin_upload(Digest.of(DATA), "session", offset=0)
+    stream.write(DATA[:MIB])
+    with pytest.raises(InvalidRequest):
+        begin(repository, offset=MIB)
+    other.kill()
+    assert repository.store.upload_offset("session") == MIB
+    mine = begin(repository, offset=MIB)
+    mine.write(DATA[MIB:])
+    mine.finish()
+    assert read(repository.store, Digest.of(DATA)) == DATA
+
+
+def test_what_was_changed_in_the_file_meanwhile_is_found_out(repository: Repository) -> None:
+    suspended_at(repository, MIB)
+    with spooled(repository)[0].open("r+b") as file:
+        file.seek(5000)
+        file.write(b"x")
+    stream = begin(repository, offset=MIB)
+    stream.write(DATA[MIB:])
+    with pytest.raises(DigestMismatch):
+        stream.finish()
+
+
+def test_a_write_that_fails_can_be_gone_on_with(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = begin(repository)
+    stream.write(DATA[:1000])
+    real = os.pwritev
+
+    def half(descriptor: int, buffers: Any, offset: int) -> int:
+        real(descriptor, [b"".join(buffers)[:100]], offset)
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_writer.os, "pwritev", half)
+        with pytest.raises(NoSpace):
+            stream.write(DATA[1000:2000])
+    assert stream.committed_bytes == 1000
+    stream.suspend()
+    offset = repository.store.upload_offset("session")
+    assert 1000 <= offset <= 1100
+    stream = begin(repository, offset=offset)
+    stream.write(DATA[offset:])
+    stream.finish()
+    assert read(repository.store, Digest.of(DATA)) == DATA
+
+
+def test_eight_streams_of_one_name_end_well(repository: Repository) -> None:
+    before = repository.claimed_bytes()
+
+    def stream(caller: int) -> None:
+        for i in range(6):
+            try:
+                upload = begin(repository, offset=repository.store.upload_offset("session"))
+            except InvalidRequest:
+                continue  # another one was faster
+            at = upload.committed_bytes
+            upload.write(DATA[at : at + 500_000])
+            if (caller + i) % 3 == 0:
+                upload.suspend()
+            elif (caller + i) % 3 == 1:
+                upload.abandon()
+            else:
+                upload.write(DATA[at + 500_000 :])
+                upload.finish()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(stream, range(8)))
+    begin(repository).abandon()
+    assert spooled(repository) == []
+    assert repository.claimed_bytes() == before
+    assert read(repository.store, Digest.of(DATA)) == DATA

@@ -76,11 +76,7 @@ FOREIGN: dict[str, Any] = {
         "BuildStream 1.9x",
     ),
     "a casd store": (lambda repo: make(repo, "cas/objects/00", "cas/staging", "cas/tmp"), "buildbox-casd"),
-    "an OSTree repository": pytest.param(
-        lambda repo: make(repo, "objects/00", "refs/heads", files=["config"]),
-        "OSTree",
-        marks=pytest.mark.xfail(reason="refs/heads alone is taken for git's"),
-    ),
+    "an OSTree repository": (lambda repo: make(repo, "objects/00", "refs/heads", files=["config"]), "OSTree"),
     "a git repository": (lambda repo: make(repo, "objects/pack", "refs/heads", files=["HEAD"]), "git"),
     "a damaged marker": (lambda repo: make(repo, files=["millpond.json", "segments/1"]), "damaged"),
     "a marker without a format": (lambda repo: make(repo) or marker(repo, {}), "damaged"),

@@ -130,6 +130,8 @@ class GroupWriter:
         self._commit(ready)
 
     def _prepared(self, job: Job) -> bool:
+        if not job.future.set_running_or_notify_cancel():
+            return False
         try:
             job.prepare()
         except Exception as failure:

@@ -1,6 +1,7 @@
 """The roles that names play for the rest of Millpond."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from millpond.core.names import Name, Namespace
@@ -27,6 +28,14 @@ class NameIndex(Protocol):
         Raises:
             NoSpace: the disk is full, or names hold their share of the quota. Nothing was written.
 
+        """
+
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]]) -> "Future[None]":
+        """As :meth:`bind`, without waiting: the future is done when the bindings are durable, or fails as bind would.
+
+        Raises:
+            NotReady: the index is closed.
+            InvalidRequest: as :meth:`bind`.
         """
 
     def resolve(self, name: Name) -> Binding:

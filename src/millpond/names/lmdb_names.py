@@ -10,6 +10,7 @@ All processes on one host; in one process one :class:`LmdbNames` per path, becau
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ import lmdb
 from millpond.core import limits
 from millpond.core.errors import MillpondError, NameNotFound, NotReady, NotServed
 from millpond.core.names import Name, Namespace
-from millpond.disk.group_writer import GroupWriter
+from millpond.disk.group_writer import GroupWriter, Work
 from millpond.names import environment, values
 from millpond.names.binding import Binding
 
@@ -54,6 +55,7 @@ class LmdbNames:
     ) -> None:
         self._path = path
         self._closed = False
+        self._opened = False  # until then a failure is a reason not to start, and told as such
         self._damaged: set[bytes] = set()
         self._writer: GroupWriter | None = None
         self._env = environment.open_environment(path, read_only=read_only, map_bytes=map_bytes, lock=lock)
@@ -61,22 +63,27 @@ class LmdbNames:
             if read_only:
                 tables = environment.tables_to_read(path, self._env)
             else:
-                self._writer = GroupWriter(self._env, "names-writer")
+                self._writer = GroupWriter(self._env, "names-writer", told=self._told)
                 tables = environment.tables_to_write(path, self._env, self._writer)
         except BaseException:
             self.close()
             raise
         self._bindings, self._counters = tables[b"bindings"], tables[b"counters"]
+        self._opened = True
 
     def bind(self, bindings: Sequence[tuple[Name, Binding]]) -> None:
         """See :meth:`NameIndex.bind`."""
+        self.bind_later(bindings).result()
+
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]]) -> "Future[None]":
+        """See :meth:`NameIndex.bind_later`."""
         rows = [(name.row, values.value_of(name, binding)) for name, binding in bindings]
 
         def write(transaction: "lmdb.Transaction[bytes]") -> None:
             for row, value in rows:
                 transaction.put(row, value, db=self._bindings)
 
-        self._write(write)
+        return self._open_writer().submit(Work(write))
 
     def resolve(self, name: Name) -> Binding:
         """See :meth:`NameIndex.resolve`."""
@@ -155,12 +162,17 @@ class LmdbNames:
         self._env.close()
 
     def _write(self, work: Callable[["lmdb.Transaction[bytes]"], _Result]) -> _Result:
+        return self._open_writer().run(work)
+
+    def _open_writer(self) -> GroupWriter:
         if self._writer is None:
             raise self._closing() if self._closed else NotServed("this server only reads names")
-        try:
-            return self._writer.run(work)
-        except lmdb.Error as error:
-            raise environment.unwritten(self._path, error) from error
+        return self._writer
+
+    def _told(self, failure: Exception) -> Exception:
+        return (
+            environment.unwritten(self._path, failure) if self._opened and isinstance(failure, lmdb.Error) else failure
+        )
 
     def _chunk(self, after: bytes) -> list[tuple[bytes, bytes]]:
         """Rows that follow ``after``; empty at the end."""

@@ -5,6 +5,7 @@ index that is closed, and several indexes may stand on one.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -34,6 +35,13 @@ class MemoryNames:
         encoded = {name: binding.encode() for name, binding in bindings}
         with shelf.lock:
             shelf.bindings.update(encoded)
+
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]]) -> "Future[None]":
+        """See :meth:`NameIndex.bind_later`."""
+        self.bind(bindings)
+        bound: Future[None] = Future()
+        bound.set_result(None)
+        return bound
 
     def resolve(self, name: Name) -> Binding:
         """See :meth:`NameIndex.resolve`."""

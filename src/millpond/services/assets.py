@@ -7,6 +7,7 @@ It is not an exception for whoever was told "no room" a moment ago: the store re
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from millpond.core import limits
@@ -17,12 +18,12 @@ from millpond.core.errors import (
     InvalidRequest,
     NameNotFound,
     TooMuch,
-    WouldBlock,
 )
 from millpond.core.names import Name, Namespace, asset_key
 from millpond.names.binding import Binding
 from millpond.services import closure
 from millpond.services.cache import Cache
+from millpond.store.interface import Footprint
 
 Qualifiers = Sequence[tuple[str, str]]
 
@@ -107,24 +108,44 @@ def _whole(cache: Cache, name: Name, binding: Binding, *, wait: bool) -> bool:
         return True
     if cache.closures.intact(name.row, binding.stamp, wait=wait):
         return True
-    if not wait:
-        raise WouldBlock
     try:
-        found = closure.walk(cache.blobs, name.namespace, name.key, binding)
-        footprint = cache.closures.settle(found.digests)
+        found = closure.walk(cache.blobs, name.namespace, name.key, binding, wait=wait)
+        footprint = cache.closures.settle(found.digests, wait=wait)
     except (IncompleteClosure, BlobNotFound, InvalidRequest, TooMuch):
         return False
     cache.closures.remember(name.row, binding.stamp, footprint)
     return True
 
 
-def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str) -> None:
-    """Bind all URIs of ``request``, or none. Durable on return, with everything that they need (I2).
+class PendingPush:
+    """A push whose names are on their way to the disk. Hold it until :attr:`bound` is done, then :meth:`finish` it."""
+
+    def __init__(
+        self, cache: Cache, names: Sequence[Name], binding: Binding, footprint: Footprint | None = None
+    ) -> None:
+        self._closures = cache.closures
+        self._names = names
+        self._binding = binding
+        self._footprint = footprint
+        self.bound: Future[None] = cache.names.bind_later([(name, binding) for name in names])
+
+    def finish(self) -> None:
+        """The names are durable: note where their closure lies and end the leases of its blobs."""
+        if self._footprint is not None:
+            for name in self._names:
+                self._closures.remember(name.row, self._binding.stamp, self._footprint)
+
+
+def begin_push(
+    cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str, wait: bool = True
+) -> PendingPush:
+    """Bind all URIs of ``request``, or none. Durable when the result is bound, with everything that they need (I2).
 
     Raises:
         InvalidRequest: a malformed request, or a blob that is not what its place in the closure says.
         IncompleteClosure: something it needs is not held.
         NoSpace: names hold their share of the quota, or the disk is full.
+        WouldBlock: ``wait`` is False, and there is a tree to walk or a disk to wait for.
     """
     check_request(request.uris, request.qualifiers)
     if len(request.blobs) + len(request.directories) > limits.REFERENCES:
@@ -139,12 +160,18 @@ def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, 
     )
     names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
     if cache.index_only:
-        cache.names.bind([(name, binding) for name in names])
-    elif _is_foreign(cache, binding):
-        foreign = replace(binding, foreign=True)
-        cache.names.bind([(name, foreign) for name in names])
-    else:
-        _bind_whole(cache, names, binding)
+        return PendingPush(cache, names, binding)
+    if _is_foreign(cache, binding):
+        return PendingPush(cache, names, replace(binding, foreign=True))
+    found, footprint = _settled(cache, names, binding, wait=wait)
+    return PendingPush(cache, names, replace(binding, closure_bytes=found.size_bytes), footprint)
+
+
+def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str) -> None:
+    """:func:`begin_push`, waited for."""
+    pending = begin_push(cache, instance, namespace, request, pushed_by=pushed_by)
+    pending.bound.result()
+    pending.finish()
 
 
 def _is_foreign(cache: Cache, binding: Binding) -> bool:
@@ -154,16 +181,14 @@ def _is_foreign(cache: Cache, binding: Binding) -> bool:
     return not cache.closures.holds_any(named) and not cache.closures.was_refused(named)
 
 
-def _bind_whole(cache: Cache, names: list[Name], binding: Binding) -> None:
-    for attempt in range(_TRIES):
-        found = closure.walk(cache.blobs, names[0].namespace, names[0].key, binding)
+def _settled(cache: Cache, names: Sequence[Name], binding: Binding, *, wait: bool) -> tuple[closure.Closure, Footprint]:
+    """The closure, held and durable; looked for anew when eviction took a blob between the walk and the last look."""
+    # Of several URIs the strictest rule counts: artifacts alone may have holes in their optional trees.
+    key = next((name.key for name in names if not name.key.startswith(closure.ARTIFACT_URN)), names[0].key)
+    for _ in range(_TRIES):
+        found = closure.walk(cache.blobs, names[0].namespace, key, binding, wait=wait)
         try:
-            footprint = cache.closures.settle(found.digests)
-            break
+            return found, cache.closures.settle(found.digests, wait=wait)
         except BlobNotFound as gone:
-            if attempt == _TRIES - 1:
-                raise IncompleteClosure(str(gone)) from None
-    binding = replace(binding, closure_bytes=found.size_bytes)
-    cache.names.bind([(name, binding) for name in names])
-    for name in names:
-        cache.closures.remember(name.row, binding.stamp, footprint)
+            why = str(gone)
+    raise IncompleteClosure(why)

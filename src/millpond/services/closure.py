@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from millpond._protos.buildstream.v2 import artifact_pb2
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch
+from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch, WouldBlock
 from millpond.core.names import Namespace
 from millpond.names.binding import Binding
 from millpond.services import trees
@@ -45,19 +45,24 @@ class _Roots:
     optional_trees: set[Digest]
 
 
-def walk(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> Closure:
+def walk(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *, wait: bool = True) -> Closure:
     """The closure of ``binding``, every blob of it held and promised (I8).
+
+    With ``wait=False`` no tree is walked, however small: that is no work for an event loop.
 
     Raises:
         IncompleteClosure: something required is not held.
         InvalidRequest: something that should be a Directory is none.
         TooMuch: deeper or larger than limits allow.
+        WouldBlock: there is a tree to walk, or a lock or a disk to wait for, and ``wait`` is False.
     """
-    roots = _roots(blobs, namespace, key, binding)
+    roots = _roots(blobs, namespace, key, binding, wait=wait)
+    if not wait and (roots.trees or roots.optional_trees):
+        raise WouldBlock
     found = _Collected()
     found.add(roots.blobs)
     _walk_tree(blobs, roots.trees, found)
-    _promise(blobs, found.digests)
+    _promise(blobs, found.digests, wait=wait)
     for root in roots.optional_trees:
         attempt = _Collected()
         try:
@@ -69,12 +74,12 @@ def walk(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> 
     return Closure(list(found.digests))
 
 
-def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> _Roots:
+def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *, wait: bool) -> _Roots:
     directories = set(binding.directories)
     if namespace is Namespace.ASSET_DIRECTORY:
         return _Roots(set(binding.blobs), directories | {binding.digest}, set())
     single = {binding.digest, *binding.blobs}
-    artifact = _artifact(blobs, key, binding.digest)
+    artifact = _artifact(blobs, key, binding.digest, wait=wait)
     if artifact is None:
         return _Roots(single, directories, set())
     files = {trees.parse(artifact.files)} if artifact.HasField("files") else set()
@@ -85,10 +90,10 @@ def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -
     return _Roots(single, (directories | files) - optional, optional)
 
 
-def _artifact(blobs: BlobStore, key: str, digest: Digest) -> artifact_pb2.Artifact | None:
+def _artifact(blobs: BlobStore, key: str, digest: Digest, *, wait: bool) -> artifact_pb2.Artifact | None:
     if not key.startswith(ARTIFACT_URN) or digest.size_bytes > _ARTIFACT_BYTES:
         return None
-    (content,) = blobs.read_many([digest])
+    (content,) = blobs.read_many([digest], wait=wait)
     if content is None:
         raise _incomplete(digest)
     try:
@@ -122,9 +127,9 @@ def _files(digest: Digest, content: Bytes) -> list[Digest]:
     return [trees.parse(node.digest) for node in trees.parse_directory(digest, content).files]
 
 
-def _promise(blobs: BlobStore, digests: Iterable[Digest]) -> None:
+def _promise(blobs: BlobStore, digests: Iterable[Digest], *, wait: bool = True) -> None:
     wanted = [digest for digest in digests if digest != EMPTY]
-    missing = blobs.find_missing(wanted)
+    missing = blobs.find_missing(wanted, wait=wait)
     if missing:
         raise _incomplete(missing[0], len(missing))
 

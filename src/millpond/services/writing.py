@@ -6,7 +6,7 @@ from millpond.core.digest import Digest
 from millpond.core.errors import MillpondError, NoSpace
 from millpond.core.names import Namespace
 from millpond.services import assets
-from millpond.services.assets import AssetPush
+from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.cache import Cache
 from millpond.store.interface import Bytes, Upload
 
@@ -61,10 +61,10 @@ class Writer:
         """Where an interrupted upload goes on; 0 when it must begin anew."""
         return self._cache.blobs.upload_offset(session)
 
-    def push(self, namespace: Namespace, request: AssetPush) -> None:
-        """Bind a name to a closure that is held and durable.
+    def begin_push(self, namespace: Namespace, request: AssetPush, *, wait: bool = True) -> PendingPush:
+        """Begin to bind a name to a closure that is held and durable.
 
         Raises:
-            InvalidRequest, IncompleteClosure, NoSpace: as ``services.assets.push``.
+            InvalidRequest, IncompleteClosure, NoSpace, WouldBlock: as ``services.assets.begin_push``.
         """
-        assets.push(self._cache, self._instance, namespace, request, pushed_by=self._identity)
+        return assets.begin_push(self._cache, self._instance, namespace, request, pushed_by=self._identity, wait=wait)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from millpond.core.digest import Digest
-from millpond.core.errors import BlobNotFound, MillpondError, NotReady
+from millpond.core.errors import BlobNotFound, MillpondError, NotReady, WouldBlock
 from millpond.disk.group_writer import GroupWriter, Transaction, Work
 from millpond.store.index import Entry, Index, SegmentRow
 from millpond.store.interface import Footprint
@@ -30,14 +30,17 @@ class Durability:
         self._files = files
         self._sealer = sealer
 
-    def settle(self, digests: Sequence[Digest]) -> Footprint:
+    def settle(self, digests: Sequence[Digest], *, wait: bool) -> Footprint:
         """Make all of ``digests`` durable; where they lie, as of one fresh look after that.
 
         Raises:
             BlobNotFound: one is gone.
             NotReady: a disk refused to sync.
+            WouldBlock: something must be synced, and ``wait`` is False.
         """
         needed = self._needed(digests)
+        if needed and not wait:
+            raise WouldBlock
         synced = {number: self._sync(number) for number in needed}
         if not any(synced.values()):
             with self._index.reading() as txn:

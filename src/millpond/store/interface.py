@@ -110,12 +110,13 @@ class Footprint(NamedTuple):
 class Closures(Protocol):
     """What a store does for names: it makes their blobs durable, and tells in microseconds if all are still there."""
 
-    def settle(self, digests: Sequence[Digest]) -> Footprint:
+    def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:
         """Make promised blobs durable and check, in one fresh look, that all are still held (I2).
 
         Raises:
             BlobNotFound: one is gone.
             NotReady: the disk refused to say that they are durable.
+            WouldBlock: something must be synced first, and ``wait`` is False.
 
         """
 

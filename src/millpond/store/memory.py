@@ -85,7 +85,7 @@ class MemoryStore:
             if kept:
                 self._uploads[session] = kept
 
-    def settle(self, digests: Sequence[Digest]) -> Footprint:
+    def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Memory is as durable as this store gets; only look."""
         for digest in self.find_missing(digests):
             raise BlobNotFound(f"blob {digest} is not in this cache")

@@ -48,7 +48,7 @@ class ReadOnlyStore:
         """No upload was ever begun."""
         return 0
 
-    def settle(self, digests: Sequence[Digest]) -> Footprint:
+    def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Look only."""
         for digest in self.find_missing(digests):
             raise BlobNotFound(f"blob {digest} is not in this cache")

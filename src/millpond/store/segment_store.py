@@ -139,9 +139,9 @@ class SegmentStore:
 
     # -- Closures ---------------------------------------------------------------------------------------------------
 
-    def settle(self, digests: Sequence[Digest]) -> Footprint:
+    def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:
         """Make durable, check again, tell where it lies."""
-        return self._durability.settle([digest for digest in digests if digest != EMPTY])
+        return self._durability.settle([digest for digest in digests if digest != EMPTY], wait=wait)
 
     def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
         """Note a closure; not waited for, because a lost note only costs a walk."""

@@ -4,6 +4,7 @@ Nothing is ever fetched from an origin: an asset is what somebody pushed. A miss
 of the message, because BuildStream 1.5–1.6 never looks into the message.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -105,7 +106,10 @@ class PushServicer:
             directories=_references(request.references_directories),
             expires_at_ms=_ms(request.expire_at if request.HasField("expire_at") else None),
         )
-        await self._caller.writing(writer.push, namespace, push)
+        pending = await self._caller.briefly(writer.begin_push, namespace, push)
+        # Shielded: a caller that goes away does not take back what others may wait for in the same transaction.
+        await asyncio.shield(asyncio.wrap_future(pending.bound))
+        pending.finish()
         return b""  # PushBlobResponse and PushDirectoryResponse have no fields
 
 

@@ -88,7 +88,8 @@ def _unary(service: Any, method: str, access: Access, handler: Callable[..., Any
 
 
 def _stream(service: Any, method: str, access: Access, handler: Callable[..., Any]) -> Rpc:
-    return Rpc(service.full_name, method, access, grpc.unary_stream_rpc_method_handler(streaming(handler)))
+    # To gRPC's core a stream is a unary call with more messages before the last one; see streaming().
+    return Rpc(service.full_name, method, access, grpc.unary_unary_rpc_method_handler(streaming(handler)))
 
 
 def generic_handlers(table: Sequence[Rpc]) -> list[grpc.GenericRpcHandler]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -58,17 +59,21 @@ class BuildSite:
         return greeting_project(self.place("project"))
 
     def close(self) -> None:
-        """Clear away; a server that does not end well fails the test, and each server's output is shown if it fails."""
+        """Clear away, files too: they come to hundreds of megabytes. What each server printed is shown if a test fails.
+
+        A server that does not end well is such a failure.
+        """
         for client in self._clients:
             client.close()
         troubles = []
         for server in self._servers:
             try:
-                if server.running:
+                if not server.ended:
                     server.stop()
             except AssertionError as trouble:
                 troubles.append(str(trouble))
             print(server)
+        shutil.rmtree(self.root, ignore_errors=True)
         assert not troubles, "\n".join(troubles)
 
     def _keep(self, server: Server) -> Server:

@@ -26,6 +26,8 @@ class ServerProcess:
 
     def __init__(self, command: Sequence[str | Path], log: Path) -> None:
         self.command = [str(word) for word in command]
+        self.ended = False
+        """Did we end it? A server that ends by itself is a failure, found when it is stopped."""
         self._stdout, self._stderr = log.with_suffix(".stdout"), log.with_suffix(".stderr")
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -46,6 +48,7 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End it as systemd does. It has to say goodbye with status 0 and leave no process behind."""
+        self.ended = True
         if self.running:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -60,6 +63,7 @@ class ServerProcess:
 
     def kill(self) -> None:
         """End it as a power cut does: every process of it at once."""
+        self.ended = True
         if self._group_lives():
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from millpond.core.errors import WouldBlock
+from millpond.core.errors import NotReady, WouldBlock
 
 
 def open_lock_file(path: str, *, read_only: bool = False) -> int:
@@ -41,14 +41,26 @@ def unlock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+class _Descriptor:
+    """Closed when nobody refers to it any more: never under a thread that is using it."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, path: str) -> None:
+        self.number = open_lock_file(path)
+
+    def __del__(self) -> None:
+        number = getattr(self, "number", -1)
+        if number >= 0:
+            os.close(number)
+
+
 class SharedLock:
     """The shared side of a lock that another process sometimes takes exclusively."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._mine = threading.local()
-        self._opened: list[int] = []
-        self._guard = threading.Lock()
+        self._mine: threading.local | None = threading.local()
 
     @contextmanager
     def shared(self, *, wait: bool) -> Iterator[None]:
@@ -56,29 +68,28 @@ class SharedLock:
 
         Raises:
             WouldBlock: it is taken, and ``wait`` is False.
+            NotReady: it is closed.
         """
         descriptor = self._descriptor()
         if wait:
-            lock(descriptor, exclusive=False)
-        elif not try_lock(descriptor, exclusive=False):
+            lock(descriptor.number, exclusive=False)
+        elif not try_lock(descriptor.number, exclusive=False):
             raise WouldBlock
         try:
             yield
         finally:
-            unlock(descriptor)
+            unlock(descriptor.number)
 
-    def _descriptor(self) -> int:
+    def _descriptor(self) -> _Descriptor:
+        mine = self._mine
+        if mine is None:
+            raise NotReady("the cache is stopping: try again in a few seconds")
         try:
-            descriptor: int = self._mine.descriptor
+            descriptor: _Descriptor = mine.descriptor
         except AttributeError:
-            descriptor = self._mine.descriptor = open_lock_file(self._path)
-            with self._guard:
-                self._opened.append(descriptor)
+            descriptor = mine.descriptor = _Descriptor(self._path)
         return descriptor
 
     def close(self) -> None:
-        """Close every thread's descriptor. Nobody may hold it any more."""
-        with self._guard:
-            for descriptor in self._opened:
-                os.close(descriptor)
-            self._opened.clear()
+        """Let every thread's descriptor go; a thread that holds the lock lets it go first."""
+        self._mine = None

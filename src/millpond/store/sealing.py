@@ -42,11 +42,18 @@ class Sealer:
         """Begin to sync a segment that grew a lot, so that a push waits for the tail only."""
         if segment.end - segment.sync_begun >= limits.SYNC_EVERY_BYTES:
             segment.sync_begun = segment.end
-            self._thread.submit(self._sync, segment.header.number, os.dup(segment.descriptor), segment.end)
+            descriptor = os.dup(segment.descriptor)
+            self._begin(descriptor, self._sync, segment.header.number, descriptor, segment.end)
 
     def seal(self, segment: Sealable) -> None:
         """Seal a full segment and let it go. Nothing may be appended any more."""
-        self._thread.submit(self._seal, segment)
+        self._begin(segment.descriptor, self._seal, segment)
+
+    def _begin(self, descriptor: int, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._thread.submit(work, *arguments)
+        except RuntimeError:
+            os.close(descriptor)  # we are closing: a later process goes on with the segment
 
     def close(self) -> None:
         """Finish what was begun."""

@@ -1,0 +1,89 @@
+"""flock as ``disk.locks`` spells it."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from millpond.core.errors import NotReady, WouldBlock
+from millpond.disk import locks
+from millpond.disk.locks import SharedLock
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "promise.lock")
+
+
+def open_descriptors(path: str) -> int:
+    return sum(
+        os.path.realpath(f"/proc/self/fd/{number}") == os.path.realpath(path) for number in os.listdir("/proc/self/fd")
+    )
+
+
+def test_many_hold_the_shared_side_at_once_and_the_other_side_waits_for_all(path: str) -> None:
+    lock, all_in = SharedLock(path), threading.Barrier(9)
+
+    def hold() -> None:
+        with lock.shared(wait=False):
+            all_in.wait()
+            all_in.wait()
+
+    exclusive = locks.open_lock_file(path)
+    with ThreadPoolExecutor(8) as pool:
+        held = [pool.submit(hold) for _ in range(8)]
+        all_in.wait()
+        assert not locks.try_lock(exclusive, exclusive=True)
+        all_in.wait()
+        for one in held:
+            one.result()
+    assert locks.try_lock(exclusive, exclusive=True)
+    os.close(exclusive)
+
+
+def test_without_waiting_a_taken_lock_says_so_and_with_waiting_it_comes(path: str) -> None:
+    lock, exclusive = SharedLock(path), locks.open_lock_file(path)
+    locks.lock(exclusive, exclusive=True)
+    with pytest.raises(WouldBlock), lock.shared(wait=False):
+        pass
+    threading.Timer(0.1, locks.unlock, [exclusive]).start()
+    with lock.shared(wait=True):
+        assert not locks.try_lock(exclusive, exclusive=True)
+    os.close(exclusive)
+
+
+def test_a_failure_lets_the_lock_go(path: str) -> None:
+    lock, exclusive = SharedLock(path), locks.open_lock_file(path)
+    with pytest.raises(KeyError), lock.shared(wait=True):
+        raise KeyError
+    assert locks.try_lock(exclusive, exclusive=True)
+    os.close(exclusive)
+
+
+def test_threads_that_ended_leave_no_descriptor(path: str) -> None:
+    lock = SharedLock(path)
+
+    def use() -> None:
+        with lock.shared(wait=True):
+            pass
+
+    for _ in range(20):
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+    assert open_descriptors(path) == 0
+
+
+def test_closing_lets_all_go_and_never_under_one_who_holds_it(path: str) -> None:
+    lock, exclusive = SharedLock(path), locks.open_lock_file(path)
+    with lock.shared(wait=True):
+        lock.close()
+        assert not locks.try_lock(exclusive, exclusive=True)
+    assert locks.try_lock(exclusive, exclusive=True)
+    with pytest.raises(NotReady), lock.shared(wait=False):
+        pass
+    lock.close()
+    os.close(exclusive)
+    assert open_descriptors(path) == 0

@@ -16,10 +16,11 @@ from unit.store.repositories import MIB, Repository, noise, read, read_chunks
 
 from millpond.core.clock import wall_clock
 from millpond.core.digest import Digest
-from millpond.core.errors import MillpondError, NoSpace
+from millpond.core.errors import MillpondError, NoSpace, RefusedToStart
 from millpond.core.names import Namespace
 from millpond.services import assets
 from millpond.services.cache import Cache
+from millpond.store.opening import open_repository
 
 KILLS = 20
 TESTS = str(Path(__file__).parents[1])
@@ -301,4 +302,20 @@ def test_a_disk_that_fills_during_a_push_never_gets_a_name_without_its_blobs(sma
     push_until_full(cache, "all")
     for name, _ in repository.names.names():
         assert is_whole(cache, name.key)
+    repository.close()
+
+
+def test_a_disk_without_room_for_a_new_index_is_refused_in_a_sentence(small_disk: Path) -> None:
+    repository = Repository(small_disk / "repo", quota_bytes=1 << 30)
+    repository.open()
+    push_whole(cache_of(repository), "early/0")
+    repository.close()
+    os.truncate(small_disk / "repo" / "index" / "data.mdb", 4096)
+    for _ in range(2):
+        fill(small_disk / "others")
+        with pytest.raises(RefusedToStart, match="No space left"):
+            open_repository(repository.path)
+    (small_disk / "others").unlink()
+    repository.open()
+    assert is_whole(cache_of(repository), "early/0")
     repository.close()

@@ -86,8 +86,9 @@ def open_repository(path: Path, *, quota_bytes: QuotaBytes = lambda _: None) -> 
     try:
         with _starting(layout):
             return _open(layout, quota_bytes)
-    except OSError as failure:
-        raise RefusedToStart(f"{path} cannot be used: {failure.strerror or failure}") from None
+    except (OSError, lmdb.Error) as failure:
+        why = getattr(failure, "strerror", None) or failure
+        raise RefusedToStart(f"{path} cannot be used: {why}") from None
 
 
 def _make(layout: Layout) -> None:

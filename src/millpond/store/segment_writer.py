@@ -224,9 +224,13 @@ class SegmentWriter:
 
     def next_number(self) -> int:
         """A segment number that was never used (I9)."""
-        if not self._numbers:
-            self._numbers = sorted(self._take_numbers(limits.NUMBERS_AT_ONCE), reverse=True)
-        return self._numbers.pop()
+        while True:
+            if not self._numbers:
+                self._numbers = sorted(self._take_numbers(limits.NUMBERS_AT_ONCE), reverse=True)
+            number = self._numbers.pop()
+            # The counter lives with the names: it goes back when somebody restores an older copy of them.
+            if not os.path.exists(os.path.join(self._directory, segment_name(number))):
+                return number
 
     def holds(self, digest: Digest) -> bool:
         """Whether the blob needs no place any more."""

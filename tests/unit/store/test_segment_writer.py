@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,21 @@ def test_a_file_that_could_not_be_copied_in_leaves_the_segment_as_it_was(
     assert repository.segment(number).stat().st_size == repository.row(number).end
     upload(repository, data)
     assert read(repository.store, Digest.of(data)) == data
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_counter_that_was_set_back_harms_no_segment(tmp_path: Path, *, streamed: bool) -> None:
+    """Names that were restored from a copy hand out numbers that are taken."""
+    repository = Repository(tmp_path / "repo")
+    repository.open()
+    before = [noise(300_000, f"{i}") for i in range(100)]
+    put(repository, *before)
+    repository.close()
+    shutil.rmtree(tmp_path / "repo" / "names")
+    repository.open()
+    for i in range(5):
+        data = noise(300_000, f"late {i}")
+        upload(repository, data) if streamed else put(repository, data)
+        assert read(repository.store, Digest.of(data)) == data
+    assert all(read(repository.store, Digest.of(data)) == data for data in before)
+    repository.close()

@@ -14,7 +14,7 @@ from unit.store.repositories import QUOTA_BYTES, OtherProcess, Repository, blob,
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, WouldBlock
-from millpond.store.interface import BlobStore, Closures
+from millpond.store.interface import BlobStore, Closures, Footprint
 from millpond.store.memory import MemoryStore
 
 ROW, OTHER_ROW = b"r" * 32, b"o" * 32
@@ -120,8 +120,8 @@ def soon_intact(store: Any, row: bytes = ROW, stamp: bytes = STAMP) -> bool:
 def test_what_is_held_settles(store: Store, size_bytes: int) -> None:
     held = put(store, noise(size_bytes), b"small")
     for _ in range(2):
-        store.settle(held)
-    store.settle(held + held)
+        assert isinstance(store.settle(held), Footprint)
+    assert store.settle(held + held) == store.settle(held)
 
 
 def test_nothing_and_the_empty_blob_settle(store: Store) -> None:

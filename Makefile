@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 COMMANDS := millpond bst-artifact-server
+# What a command has to say is of interest only if it fails.
+quietly = said=$$($(1) 2>&1) || { printf '%s\n' "$$said" >&2; exit 1; }
 # What the venv was made for. A tree that was moved, or another PYTHON, makes it anew.
 VENV_KEY := $(CURDIR) $(PYTHON)
 
@@ -41,7 +43,7 @@ check: $(VENV)/has-dev ## lint, types, import contracts and the quick tests
 bench: setup ## measure against the other servers (some minutes)
 	$(BIN)/python -m benchmarks run $(ARGS)
 
-bench-check: setup ## compare the last measurement with benchmarks/bars.toml
+bench-check: setup ## measure, then compare with benchmarks/bars.toml (ARGS=FILE compares that result instead)
 	$(BIN)/python -m benchmarks check $(ARGS)
 
 fix: $(VENV)/has-dev ## what can be put right by itself: imports, layout, generated pages
@@ -92,7 +94,7 @@ $(VENV)/made-for:
 
 $(VENV)/has-%: pyproject.toml $(VENV)/made-for
 	@echo 'installing into $(VENV): millpond$(if $(EXTRA), with what is needed to $(EXTRA))'
-	@$(PIP) install -e '.$(if $(EXTRA),[$(EXTRA)])'
+	@$(call quietly,$(PIP) install -e '.$(if $(EXTRA),[$(EXTRA)])')
 	@touch $@
 $(VENV)/has-test: EXTRA := test
 $(VENV)/has-dev: EXTRA := dev
@@ -119,7 +121,8 @@ install: ## as root: /opt/millpond, its commands linked into /usr/local/bin
 	mkdir -p $(OPT) $(BINDIR)
 	touch $(OPT)/made-by-millpond
 	$(PYTHON) -m venv $(OPT)
-	$(OPT)/bin/python -m pip --quiet --disable-pip-version-check install .
+	@echo 'installing millpond into $(OPT)'
+	@$(call quietly,$(OPT)/bin/python -m pip --quiet --disable-pip-version-check install .)
 	for command in $(COMMANDS); do ln -sfn $(OPT)/bin/$$command $(BINDIR)/$$command; done
 
 uninstall: ## as root: undo make install; repositories stay

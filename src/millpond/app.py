@@ -12,7 +12,9 @@ import grpc
 
 from millpond.config.principals import key_identity
 from millpond.config.settings import Listener, Settings
+from millpond.config.sizes import QUOTA_MIN_HINT, Quota, format_size
 from millpond.config.tls import IdentityWatcher, ServerIdentity
+from millpond.core import limits
 from millpond.core.clock import wall_clock
 from millpond.core.errors import RefusedToStart
 from millpond.names.lmdb_names import LmdbNames
@@ -28,7 +30,7 @@ from millpond.wire.server import Address, EdgeServer
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, *, worker: int, ready: Callable[[], None], stop: asyncio.Event) -> None:  # noqa: ARG001
+async def serve(settings: Settings, *, worker: int, ready: Callable[[str], None], stop: asyncio.Event) -> None:  # noqa: ARG001
     """Serve until ``stop`` is set, then drain.
 
     Listens first and answers UNAVAILABLE while the repository is opened, which may take a rebuild.
@@ -42,12 +44,13 @@ async def serve(settings: Settings, *, worker: int, ready: Callable[[], None], s
         await server.start([_address(listener) for listener in settings.listeners])
     except RuntimeError:
         raise RefusedToStart("an address to listen on is in use or not one of this machine") from None
+    quota: list[str] = []
     with ExitStack() as opened:
-        cache = await asyncio.to_thread(_open, settings, opened)
+        cache = await asyncio.to_thread(_open, settings, opened, quota.append)
         gate.open(Admission(cache, instances=settings.instances, push=settings.enable_push))
         await server.set_ready()
         _calm_the_collector()
-        ready()
+        ready(*quota)
         await stop.wait()
         await server.stop(settings.drain_seconds)
         await asyncio.to_thread(opened.close)
@@ -60,18 +63,15 @@ def _calm_the_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _open(settings: Settings, opened: ExitStack) -> Cache:
-    """The parts of a cache, stacked; ``opened`` takes them apart again."""
-    repository = open_repository(
-        settings.repo,
-        quota_bytes=lambda disk_bytes: None if settings.quota is None else settings.quota.bytes_of(disk_bytes),
-    )
+def _open(settings: Settings, opened: ExitStack, tell_quota: Callable[[str], None] = lambda _: None) -> Cache:
+    """The parts of a cache, stacked; ``opened`` takes them apart again. ``tell_quota`` hears it in words."""
+    repository = open_repository(settings.repo, quota_bytes=functools.partial(_explicit_quota_bytes, settings.quota))
     opened.callback(repository.close)
     if repository.read_only and settings.enable_push:
         raise RefusedToStart(f"{settings.repo} can only be read here: serve it without push")
     names = LmdbNames(Path(repository.layout.names), read_only=repository.read_only)
     opened.callback(names.close)
-    store = _store(repository, names)
+    store = _store(settings, repository, names, tell_quota)
     opened.callback(store.close)
     return Cache(
         blobs=store,
@@ -83,14 +83,32 @@ def _open(settings: Settings, opened: ExitStack) -> Cache:
     )
 
 
-def _store(repository: OpenRepository, names: LmdbNames) -> SegmentStore | ReadOnlyStore:
+def _explicit_quota_bytes(quota: Quota | None, disk_bytes: int) -> int | None:
+    if quota is None:
+        return None
+    quota_bytes = quota.bytes_of(disk_bytes)
+    if quota_bytes < limits.SEGMENT_MIN_BYTES:
+        raise RefusedToStart(f"a quota of {quota} is {quota_bytes} bytes here, too little: {QUOTA_MIN_HINT}")
+    return quota_bytes
+
+
+def _store(
+    settings: Settings, repository: OpenRepository, names: LmdbNames, tell_quota: Callable[[str], None]
+) -> SegmentStore | ReadOnlyStore:
     if repository.read_only:
+        tell_quota("none (it can only be read here)")
         return ReadOnlyStore(repository.layout, repository.index)
+    quota_bytes = repository.quota_bytes  # asked once: without a stored quota it is measured
+    kept = "kept from before" if "quota_bytes" in repository.marker else "nine tenths of the free space"
+    tell_quota(f"{format_size(quota_bytes)} ({kept if settings.quota is None else 'set here'})")
+    reserve_bytes = settings.head_room_min_bytes
+    if reserve_bytes is None:
+        reserve_bytes = filesystem.default_reserve_bytes(repository.layout.root)
     return SegmentStore(
         repository.layout,
         repository.index,
-        quota_bytes=repository.quota_bytes,
-        reserve_bytes=filesystem.default_reserve_bytes(repository.layout.root),
+        quota_bytes=quota_bytes,
+        reserve_bytes=reserve_bytes,
         take_numbers=names.take_numbers,
         clock=wall_clock,
     )

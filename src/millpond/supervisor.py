@@ -31,6 +31,8 @@ _BACK_OFF_SECONDS = 0.1
 _BACK_OFF_MAX_SECONDS = 5.0
 _YOUNG_SECONDS = 10.0
 """A process that lived less than this died of something that will be there again: wait twice as long as before."""
+_OPENING_SECONDS = 1.0
+"""Nobody wonders within this time why nothing happens."""
 _GRACE_SECONDS = 5.0
 """Beyond the drain, for closing the repository. Then a process that still lives is killed."""
 
@@ -62,12 +64,13 @@ class _Post:
 def supervise(
     settings: Settings,
     *,
-    announce: Callable[[Sequence[Listener]], None],
+    announce: Callable[[Sequence[Listener], str], None],
     command: Sequence[str] = WORKER_COMMAND,
 ) -> int:
     """Serve until a signal says otherwise; return the exit status.
 
-    ``announce`` is called once, with the addresses as they turned out to be, when every process is ready.
+    ``announce`` is called once, when every process is ready, with the addresses as they turned out to be and the quota
+    in words. Opening that takes long, and stopping, are told on standard error whatever the log level.
 
     Raises:
         RefusedToStart: an address is taken, or the repository cannot be used.
@@ -84,7 +87,7 @@ def supervise(
         posts = [_Post(Role.WORKER, index, settings) for index in range(settings.workers)]
         supervisor = _Supervisor(posts, command, settings.drain_seconds)
         stack.callback(supervisor.close)
-        return supervisor.run(lambda: announce([held.shown for held in claims]))
+        return supervisor.run(lambda quota: announce([held.shown for held in claims], quota))
 
 
 def _make_repo(repo: Path) -> None:
@@ -115,11 +118,13 @@ class _Supervisor:
     _signals: socket.socket | None = None
     _failure: Exception | None = None
     _announced: bool = False
+    _quota: str = ""
+    _patient_seconds: float = float("inf")
     _stop_signal: int = 0
     _forced: int = 0
     _kill_seconds: float = float("inf")
 
-    def run(self, announce: Callable[[], None]) -> int:
+    def run(self, announce: Callable[[str], None]) -> int:
         self._listen_to_signals()
         for post in self.posts:
             self._start(post)
@@ -128,11 +133,13 @@ class _Supervisor:
                 key.data()
             self._reap()
             self._restart_what_is_due()
+            self._say_what_takes_long()
             if not self._announced and not self._stop_signal and all(post.ready for post in self.posts):
                 self._announced = True
-                announce()
+                announce(self._quota)
         if self._failure is not None and not self._announced:
             raise self._failure
+        _say("stopped")
         return 128 + self._forced if self._forced else 0
 
     def close(self) -> None:
@@ -171,7 +178,7 @@ class _Supervisor:
             self._forced = number
             self._signal_all(signal.SIGKILL)
             return
-        _LOG.info("%s: running transfers get %g seconds to finish", name, self.drain_seconds)
+        _say(f"{name}: stopping; running transfers get up to {self.drain_seconds:g} s")
         self._begin_stopping(number)
 
     def _begin_stopping(self, number: int) -> None:
@@ -211,14 +218,20 @@ class _Supervisor:
             return
         *lines, post.pending = (post.pending + data).split(b"\n")
         for line in lines:
-            report = Report.parse(line)
-            if report.news is News.READY:
+            self._heed(post, Report.parse(line))
+
+    def _heed(self, post: _Post, report: Report) -> None:
+        match report.news:
+            case News.OPENING:
+                self._patient_seconds = min(self._patient_seconds, time.monotonic() + _OPENING_SECONDS)
+            case News.READY:
                 post.ready = True
+                self._quota = self._quota or report.sentence
                 if self._announced:
                     _LOG.warning("%s serves again", post.name)
-            elif self._announced:
+            case News.REFUSED | News.FAILED if self._announced:
                 _LOG.error("%s: %s", post.name, report.sentence)
-            elif self._failure is None:
+            case News.REFUSED | News.FAILED if self._failure is None:
                 refused = report.news is News.REFUSED
                 self._failure = RefusedToStart(report.sentence) if refused else CannotStart(report.sentence)
 
@@ -276,13 +289,27 @@ class _Supervisor:
                 post.due_seconds = time.monotonic() + _BACK_OFF_MAX_SECONDS
                 _LOG.error("%s cannot be started now: %s", post.name, error)
 
+    def _say_what_takes_long(self) -> None:
+        if self._announced or self._stop_signal:
+            self._patient_seconds = float("inf")
+        elif time.monotonic() >= self._patient_seconds:
+            self._patient_seconds = float("inf")
+            _say(f"opening {self.posts[0].settings.repo} …")
+
     def _patience_seconds(self) -> float | None:
         waiting = [post.due_seconds for post in self.posts if post.process is None and not self._stop_signal]
-        soonest = min([*waiting, self._kill_seconds])
+        soonest = min([*waiting, self._kill_seconds, self._patient_seconds])
         return None if soonest == float("inf") else max(0.0, soonest - time.monotonic()) + 0.001
 
     def _finished(self) -> bool:
         return bool(self._stop_signal) and all(post.process is None for post in self.posts)
+
+
+def _say(text: str) -> None:
+    """One plain line for whoever watches; not a log record, so that no level hides it."""
+    with suppress(OSError):  # nobody reads it any more
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _noted(_number: int, _frame: object) -> None:

@@ -31,9 +31,9 @@ class Serve(Protocol):
     """What a role does. Returns when it has drained after ``stop``."""
 
     def __call__(
-        self, settings: Settings, *, worker: int, ready: Callable[[], None], stop: asyncio.Event
+        self, settings: Settings, *, worker: int, ready: Callable[[str], None], stop: asyncio.Event
     ) -> Awaitable[None]:
-        """Serve until ``stop``.
+        """Serve until ``stop``; call ``ready`` once, with the quota as people are to be told it.
 
         Raises:
             RefusedToStart: the repository cannot be used as it is.
@@ -73,9 +73,10 @@ async def _serve_until_told(settings: Settings, index: int, report_fd: int, serv
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     threading.Thread(target=_end_with_the_supervisor, args=(loop, stop), name="orphan-watch", daemon=True).start()
 
-    def ready() -> None:
-        _tell(report_fd, Report(News.READY))
+    def ready(quota: str) -> None:
+        _tell(report_fd, Report(News.READY, quota))
 
+    _tell(report_fd, Report(News.OPENING))
     await serve(settings, worker=index, ready=ready, stop=stop)
 
 

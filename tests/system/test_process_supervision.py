@@ -28,11 +28,14 @@ from millpond.config.settings import Listener, LogLevel, Settings
 from millpond.supervisor import supervise
 import click
 
+def announce(listeners, quota):
+    print("ready", len(listeners), quota, flush=True)
+
 @click.command()
 def run():
     settings = Settings(repo=Path("repo").absolute(), listeners=(Listener("127.0.0.1", 0),), workers=2, drain_seconds=1)
     set_up_logging(LogLevel.INFO, "supervisor")
-    return supervise(settings, announce=lambda _: print("ready", flush=True), command=[sys.executable, "worker.py"])
+    return supervise(settings, announce=announce, command=[sys.executable, "worker.py"])
 
 run_command(run, "program")
 """
@@ -126,7 +129,7 @@ def test_one_worker_that_refuses_takes_the_others_along(run_workers: RunWorkers)
             if Path("worker-0").exists():
                 raise RefusedToStart("no")
             await asyncio.sleep(0.01)
-        ready()
+        ready('1 GB')
         await stop.wait()
     """)
     assert server.wait() == 2
@@ -147,7 +150,7 @@ def test_a_worker_that_dies_without_a_word_at_the_first_start_is_status_1(run_wo
 
 def test_a_worker_that_keeps_dying_is_started_less_and_less_often(run_workers: RunWorkers) -> None:
     server = run_workers("""
-        ready()
+        ready('1 GB')
         await asyncio.sleep(1.5 if not Path("all").exists() else 0)
         Path("all").touch()
         if worker == 0:
@@ -167,7 +170,7 @@ def test_a_restarted_worker_that_is_refused_is_tried_again(run_workers: RunWorke
     server = run_workers("""
         if Path("full").exists():
             raise RefusedToStart("the disk is full")
-        ready()
+        ready('1 GB')
         await stop.wait()
     """)
     server.await_ready()
@@ -182,17 +185,19 @@ def test_a_restarted_worker_that_is_refused_is_tried_again(run_workers: RunWorke
 
 
 STUCK = """
-    ready()
+    ready('1 GB')
     time.sleep(1000)  # a loop that is stuck
 """
 BUSY = """
-    ready()
+    ready('1 GB')
     while True:
         pass
 """
 
 
-@pytest.mark.parametrize("body", [STUCK, BUSY, "ready()\nawait asyncio.sleep(1000)"], ids=["stuck", "busy", "deaf"])
+@pytest.mark.parametrize(
+    "body", [STUCK, BUSY, "ready('1 GB')\nawait asyncio.sleep(1000)"], ids=["stuck", "busy", "deaf"]
+)
 def test_workers_do_not_outlive_the_supervisor(run_workers: RunWorkers, body: str) -> None:
     server = run_workers(body)
     server.await_ready()
@@ -205,7 +210,7 @@ def test_workers_do_not_outlive_the_supervisor(run_workers: RunWorkers, body: st
 
 
 def test_a_worker_that_does_not_stop_is_killed_after_the_drain(run_workers: RunWorkers) -> None:
-    server = run_workers("ready()\nawait asyncio.sleep(1000)")
+    server = run_workers("ready('1 GB')\nawait asyncio.sleep(1000)")
     server.await_ready()
     begin = time.monotonic()
     server.process.terminate()
@@ -216,10 +221,10 @@ def test_a_worker_that_does_not_stop_is_killed_after_the_drain(run_workers: RunW
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_second_signal_ends_now(run_workers: RunWorkers, number: signal.Signals, status: int) -> None:
-    server = run_workers("ready()\nawait asyncio.sleep(1000)")
+    server = run_workers("ready('1 GB')\nawait asyncio.sleep(1000)")
     server.await_ready()
     server.process.send_signal(number)
-    server.await_text("err", "get 1 seconds to finish")
+    server.await_text("err", "stopping; running transfers get up to 1 s\n")
     server.process.send_signal(number)
     begin = time.monotonic()
     assert server.wait() == status
@@ -229,7 +234,7 @@ def test_the_second_signal_ends_now(run_workers: RunWorkers, number: signal.Sign
 
 def test_a_terminal_that_interrupts_the_whole_group_interrupts_no_transfer(run_workers: RunWorkers) -> None:
     server = run_workers("""
-        ready()
+        ready('1 GB')
         await stop.wait()
         await asyncio.sleep(0.5)
         Path(f"finished-{worker}").touch()
@@ -238,6 +243,38 @@ def test_a_terminal_that_interrupts_the_whole_group_interrupts_no_transfer(run_w
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.wait() == 0
     assert len(list(server.directory.glob("finished-*"))) == 2
+
+
+def test_the_greeting_is_told_what_the_first_worker_knows(run_workers: RunWorkers) -> None:
+    server = run_workers("""
+        if worker == 1:
+            await asyncio.sleep(0.5)
+        ready(f"{worker + 1} GB")
+        await stop.wait()
+    """)
+    server.await_text("out", r"ready 1 1 GB\n")
+    server.process.terminate()
+    assert server.wait() == 0
+
+
+def test_opening_that_takes_long_is_said_once_and_no_earlier(run_workers: RunWorkers) -> None:
+    server = run_workers("""
+        await asyncio.sleep(3)
+        ready('1 GB')
+        await stop.wait()
+    """)
+    server.await_ready()
+    assert server.err == f"opening {server.directory}/repo …\n"
+    server.process.terminate()
+    assert server.wait() == 0
+
+
+def test_the_end_is_said_at_its_beginning_and_when_it_is_over(run_workers: RunWorkers) -> None:
+    server = run_workers("ready('1 GB')\nawait stop.wait()")
+    server.await_ready()
+    server.process.terminate()
+    assert server.wait() == 0
+    assert server.err == "SIGTERM: stopping; running transfers get up to 1 s\nstopped\n"
 
 
 def test_a_stop_before_the_server_is_ready_is_not_a_failure(run_workers: RunWorkers) -> None:
@@ -250,7 +287,7 @@ def test_a_stop_before_the_server_is_ready_is_not_a_failure(run_workers: RunWork
 
 
 def test_a_hangup_is_noted_and_ends_nothing(run_workers: RunWorkers) -> None:
-    server = run_workers("ready()\nawait stop.wait()")
+    server = run_workers("ready('1 GB')\nawait stop.wait()")
     server.await_ready()
     os.killpg(server.process.pid, signal.SIGHUP)
     server.await_text("err", "SIGHUP: nothing to do")

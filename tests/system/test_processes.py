@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from system.server_process import Millpond, free_port
 
+from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2
 from millpond._protos.google.bytestream import bytestream_pb2
 
 DEADLINE_SECONDS = 30
@@ -69,6 +72,13 @@ def _is_serving(port: int) -> bool:
             health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS, wait_for_ready=True
         )
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _await_serving(port: int) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not _is_serving(port):
+        assert time.monotonic() < deadline, f"nobody serves on port {port}"
+        time.sleep(0.01)
 
 
 def _start_another(directory: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -131,7 +141,7 @@ def test_the_port_is_kept_while_every_worker_is_dead(server: Server, tmp_path: P
         os.kill(worker, signal.SIGKILL)
     listen = f"127.0.0.1:{server.port}"
     assert "already in use" in _refusal(_start_another(tmp_path / "other", "millpond", "serve", "--listen", listen))
-    assert _is_serving(server.port)
+    _await_serving(server.port)
 
 
 def test_workers_are_gone_within_a_second_of_the_supervisor(server: Server) -> None:
@@ -175,7 +185,7 @@ def test_a_running_transfer_holds_up_the_end_until_the_second_signal(server: Ser
         assert _is_serving(server.port)  # by now the first message has arrived as well
         time.sleep(0.2)
         os.kill(server.pid, signal.SIGTERM)
-        server.await_log("running transfers get 30 seconds to finish")
+        server.await_log("running transfers get up to 30 s\n")
         time.sleep(1)
         assert server.running
         assert not transfer.done()
@@ -194,13 +204,64 @@ def test_descriptors_are_not_limited_below_what_the_machine_allows(server: Serve
         assert soft == hard
 
 
+def _upload(port: int) -> int:
+    """Upload a small blob; the status code."""
+    data = b"a blob"
+    digest = remote_execution_pb2.Digest(hash=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    request = remote_execution_pb2.BatchUpdateBlobsRequest()
+    request.requests.add(digest=digest, data=data)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        update = channel.unary_unary(
+            "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
+            request_serializer=remote_execution_pb2.BatchUpdateBlobsRequest.SerializeToString,
+            response_deserializer=remote_execution_pb2.BatchUpdateBlobsResponse.FromString,
+        )
+        answer = update(request, timeout=DEADLINE_SECONDS)
+    return int(answer.responses[0].status.code)
+
+
+@pytest.mark.parametrize(
+    ("head_room", "code"), [("1", grpc.StatusCode.OK), ("8000000T", grpc.StatusCode.RESOURCE_EXHAUSTED)]
+)
+def test_head_room_is_disk_space_that_is_left_to_others(head_room: str, code: grpc.StatusCode, tmp_path: Path) -> None:
+    command = ["millpond.cli.bst_artifact_server", "--port", str(free_port()), "--enable-push"]
+    server = Server([*command, "--head-room-min", head_room, tmp_path / "repo"], tmp_path / "server.log")
+    try:
+        assert _upload(server.port) == code.value[0]
+        server.stop()
+        assert server.stderr.endswith("SIGTERM: stopping; running transfers get up to 30 s\nstopped\n")
+    finally:
+        server.kill()
+
+
+def test_the_greeting_tells_the_quota_and_where_it_comes_from(tmp_path: Path) -> None:
+    def quota_of(*arguments: str) -> str:
+        command = ["millpond", "serve", "--listen", "127.0.0.1:0", "--workers", "2", *arguments, tmp_path / "repo"]
+        server = Server(command, tmp_path / "server.log")
+        try:
+            server.stop()
+            (quota,) = re.findall(r"; quota: (.*)", server.stdout)
+            return str(quota)
+        finally:
+            server.kill()
+
+    assert re.fullmatch(r"[0-9.]+ [kMGTPE]B \(nine tenths of the free space\)", quota_of())
+    assert quota_of("--quota", "50M") == "50 MB (set here)"
+    assert quota_of() == "50 MB (kept from before)"
+
+
+def test_a_share_of_the_disk_that_holds_nothing_is_refused(tmp_path: Path) -> None:
+    command = ["millpond", "serve", "--listen", "127.0.0.1:0", "--quota", "0.000000001%"]
+    assert "too little: the least quota is 262144 bytes" in _refusal(_start_another(tmp_path / "repo", *command))
+
+
 def test_whoever_stops_reading_the_start_up_text_stops_nothing(tmp_path: Path) -> None:
     port = free_port()
     process = _start_another(tmp_path / "repo", "millpond", "serve", "--listen", f"127.0.0.1:{port}")
     try:
         assert process.stdout is not None
         process.stdout.close()
-        assert _is_serving(port)
+        _await_serving(port)
         time.sleep(0.5)
         assert process.poll() is None
     finally:

@@ -21,8 +21,27 @@ from millpond.config.sizes import Quota
 PROGRAM = "bst-artifact-server"
 _REFUSED_STATUS = 255  # what sys.exit(-1) of the old server was to its caller
 
+_HELP = """Serve the repository REPO (made when missing) on PORT of every address of this machine.
 
-@click.command(PROGRAM)
+Takes the place of BuildStream's own bst-artifact-server, of any version, with the same options. Two of them, one with
+--enable-push and one without, may serve one REPO at the same time. 'millpond serve' is the same server with more
+choice. The environment variable BST_ARTIFACTS_ONLY=1 is accepted and needless.
+
+SIGTERM and SIGINT (Ctrl-C) end it: running transfers get up to 30 seconds, a second signal cuts them off. Key files
+that change are read again by themselves.
+
+\b
+Examples:
+  bst-artifact-server --port 11001 --server-key server.key \\
+          --server-cert server.crt /srv/artifacts
+      everybody may read
+  bst-artifact-server --port 11002 --enable-push --server-key server.key \\
+          --server-cert server.crt --client-certs authorized.crt /srv/artifacts
+      those whose certificates are in authorized.crt may write
+"""  # \b is the character by which click keeps line ends
+
+
+@click.command(PROGRAM, help=_HELP)
 @click.option("--port", "-p", type=click.IntRange(0, 65535), metavar="PORT", required=True, help="Port number.")
 @shared_options
 @click.option(
@@ -30,10 +49,22 @@ _REFUSED_STATUS = 255  # what sys.exit(-1) of the old server was to its caller
     type=QUOTA,
     metavar="SIZE",
     show_default="what the repository was given before, else nine tenths of the free space",
-    help="The most that the repository may take, in bytes, or as 50G (10⁹), 50Gi (2³⁰), 80% of its file system.",
+    help="The most that the repository may take, in bytes, or as 50G (10⁹), 50Gi (2³⁰), 80% of its file system; at least"
+    " 256Ki.",
 )
-@click.option("--head-room-min", type=SIZE, metavar="SIZE", help="Disk space to keep free at least, in bytes.")
-@click.option("--head-room-max", type=SIZE, metavar="SIZE", help="Disk space to free when that is reached, in bytes.")
+@click.option(
+    "--head-room-min",
+    type=SIZE,
+    metavar="SIZE",
+    show_default="2 GB, or 5 % of the file system where that is less",
+    help="Free disk space that is left to others: when no more is there, the repository takes nothing new.",
+)
+@click.option(
+    "--head-room-max",
+    type=SIZE,
+    metavar="SIZE",
+    help="Accepted, and without effect until the server can remove what it holds: how much to free at once.",
+)
 @click.option("--log-level", type=LOG_LEVEL, default="warning", show_default=True, help="How much to log to stderr.")
 @click.argument("repo")
 def bst_artifact_server(
@@ -49,20 +80,7 @@ def bst_artifact_server(
     log_level: str,
     repo: str,
 ) -> int:
-    """Serve the repository REPO (made when missing) on PORT of every address of this machine.
-
-    Takes the place of BuildStream's own bst-artifact-server, of any version, with the same options. Two of them, one
-    with --enable-push and one without, may serve one REPO at the same time. 'millpond serve' is the same server with
-    more choice. The environment variable BST_ARTIFACTS_ONLY=1 is accepted and needless.
-
-    \b
-    Examples:
-      bst-artifact-server --port 11001 /srv/artifacts
-          everybody may read
-      bst-artifact-server --port 11002 --enable-push --server-key server.key \\
-              --server-cert server.crt --client-certs authorized.crt /srv/artifacts
-          those whose certificates are in authorized.crt may write
-    """  # noqa: D301 — \b is the character by which click keeps line ends
+    """``bst-artifact-server``: arguments become settings."""
     try:
         tls = tls_files(server_key, server_cert, client_certs)
     except ContradictoryTls as error:

@@ -11,15 +11,14 @@ from millpond.config.addresses import is_loopback
 from millpond.config.settings import Listener, Settings
 
 
-def greeting(settings: Settings, listeners: Sequence[Listener], *, with_configuration: bool) -> str:
-    """The start-up text. ``listeners`` are the addresses as they turned out to be."""
+def greeting(settings: Settings, listeners: Sequence[Listener], quota: str, *, with_configuration: bool) -> str:
+    """The start-up text. ``listeners`` are the addresses as they turned out to be, ``quota`` is what the store found."""
     lines = [f"Millpond {version('millpond')}"]
     for listener in listeners:
         lines += [
             f"  {_listening(settings, listener)}",
             *(f"  WARNING: {one}" for one in _warnings(settings, listener)),
         ]
-    quota = "what it was given before, or nine tenths of the free space" if settings.quota is None else settings.quota
     lines.append(f"  repository {settings.repo}; quota: {quota}")
     if with_configuration:
         lines += ["", "To use it, paste this into ~/.config/buildstream.conf (BuildStream 2):", ""]
@@ -57,16 +56,39 @@ def _warnings(settings: Settings, listener: Listener) -> list[str]:
 
 
 def configuration(settings: Settings, listener: Listener) -> str:
-    """What to write into ``buildstream.conf``: the artifact and the source cache, BuildStream 2 syntax."""
-    server = [f"  - url: {_client_url(listener)}"]
-    instance = settings.instances[0]
-    if instance:
-        server.append(f"    instance-name: {instance}")
+    """What to write into ``buildstream.conf``: the artifact and the source cache, BuildStream 2 syntax.
+
+    File names are absolute: ``bst`` looks for relative ones in whatever directory it is called.
+    """
+    first = settings.instances[0]
+    push = f"    push: {'true' if settings.enable_push else 'false'}"
+    server = [
+        f"  - url: {_client_url(listener)}",
+        *([f"    instance-name: {first}"] if first else []),
+        *(["    type: index"] if settings.index_only else []),
+        push,
+        *_auth(listener),
+    ]
     if settings.index_only:
-        server.append("    type: index")
-    server.append(f"    push: {'true' if settings.enable_push else 'false'}")
-    server += _auth(listener)
-    return "\n\n".join("\n".join([f"{cache}:", "  servers:", *server]) for cache in ("artifacts", "source-caches"))
+        server += [
+            "  # The content is on another server. Write its address here and remove the signs in front:",
+            "  # - url: http://storage.example.org:11001",
+            "  #   type: storage",
+            f"  # {push[2:]}",
+        ]
+    caches = ["\n".join([f"{cache}:", "  servers:", *server]) for cache in ("artifacts", "source-caches")]
+    return "\n\n".join([*_other_instances(settings.instances), *caches])
+
+
+def _other_instances(instances: Sequence[str]) -> list[str]:
+    """How to use the others, as a comment; nothing where there is only one."""
+    ways = [f"# for another one write   instance-name: {name}" for name in instances[1:] if name]
+    if "" in instances[1:]:
+        ways.append("# for the default one leave the line instance-name out")
+    if not ways:
+        return []
+    this = f"the instance {instances[0]}" if instances[0] else "the default instance, which has no name"
+    return ["\n".join([f"# This is {this};", *ways])]
 
 
 def _client_url(listener: Listener) -> str:
@@ -80,12 +102,13 @@ def _auth(listener: Listener) -> list[str]:
     if tls is None:
         return []
     if tls.server_cert == tls.server_key:
-        lines = ["    auth:", "      server-cert: server.crt  # its certificate alone, never the key"]
+        alone = tls.server_cert.with_name(f"{tls.server_cert.stem}-alone.crt")
+        lines = ["    auth:", f"      server-cert: {alone}  # make it: the certificate alone, never the key"]
     else:
         lines = ["    auth:", f"      server-cert: {tls.server_cert}  # on another machine: a copy of it"]
     if tls.client_certs is not None:
         lines += [
-            "      client-key: client.key",
-            f"      client-cert: client.crt  # yours, known to {tls.client_certs.name}",
+            f"      client-key: {tls.client_certs.with_name('client.key')}  # yours, wherever it lies, as an absolute path",
+            f"      client-cert: {tls.client_certs.with_name('client.crt')}  # the same; {tls.client_certs.name} knows it",
         ]
     return lines

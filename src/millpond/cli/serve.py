@@ -21,8 +21,28 @@ from millpond.config.sizes import Quota
 
 DEFAULT_LISTEN = ("127.0.0.1", DEFAULT_PORT)
 
+_HELP = """Serve the repository REPO (default ./millpond-data, made when missing).
 
-@click.command("serve", short_help="Serve a repository.")
+When it is ready it prints what is served where and to whom, and the lines for buildstream.conf. Until --enable-push is
+given, clients can only read. It listens on this machine alone unless --listen says otherwise.
+
+SIGTERM and SIGINT (Ctrl-C) end it: running transfers get up to 30 seconds, a second signal cuts them off. Key files
+that change are read again by themselves.
+
+\b
+Examples:
+  millpond serve --enable-push
+      a cache for the builds on this machine, in ./millpond-data
+  millpond serve --listen 0.0.0.0:11001 --quota 500G --server-key server.key \\
+          --server-cert server.crt /srv/cache
+      a read-only cache for everybody in the network
+  millpond serve --listen 0.0.0.0:11002 --enable-push --server-key server.key \\
+          --server-cert server.crt --client-certs authorized.crt /srv/cache
+      and one to push to, on the same repository at the same time
+"""  # \b is the character by which click keeps line ends
+
+
+@click.command("serve", help=_HELP, short_help="Serve a repository.")
 @click.option(
     "--listen",
     type=LISTEN,
@@ -37,7 +57,7 @@ DEFAULT_LISTEN = ("127.0.0.1", DEFAULT_PORT)
     type=QUOTA,
     metavar="SIZE",
     show_default="what the repository was given before, else nine tenths of the free space",
-    help="The most that the repository may take: 50G (10⁹), 50Gi (2³⁰), or 80% of its file system.",
+    help="The most that the repository may take: 50G (10⁹), 50Gi (2³⁰), or 80% of its file system; at least 256Ki.",
 )
 @click.option(
     "--instance",
@@ -75,24 +95,7 @@ def serve(
     log_level: str,
     repo: str,
 ) -> int:
-    """Serve the repository REPO (default ./millpond-data, made when missing).
-
-    When it is ready it prints what is served where and to whom, and the lines for buildstream.conf. Until
-    --enable-push is given, clients can only read. It listens on this machine alone unless --listen says otherwise.
-
-    SIGTERM and SIGINT (Ctrl-C) end it: running transfers get 30 seconds, a second signal cuts them off. Key files
-    that change are read again by themselves.
-
-    \b
-    Examples:
-      millpond serve --enable-push
-          a cache for the builds on this machine, in ./millpond-data
-      millpond serve --listen 0.0.0.0:11001 --quota 500G /srv/cache
-          a read-only cache for everybody in the network
-      millpond serve --listen 0.0.0.0:11002 --enable-push --server-key server.key \\
-              --server-cert server.crt --client-certs authorized.crt /srv/cache
-          and one to push to, on the same repository at the same time
-    """  # noqa: D301 — \b is the character by which click keeps line ends
+    """``millpond serve``: arguments become settings."""
     if not repo:
         raise click.UsageError("REPO is empty: name a directory")
     addresses = listen or (DEFAULT_LISTEN,)

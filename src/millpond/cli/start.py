@@ -1,5 +1,6 @@
 """Start a server from settings: judge the key files, supervise, greet."""
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,10 +26,16 @@ def start(settings: Settings, *, with_configuration: bool) -> int:
         for warning in load_identity(files).warnings:
             _LOG.warning("%s", warning)
 
-    def announce(listeners: Sequence[Listener]) -> None:
+    if settings.head_room_max_bytes is not None:
+        _LOG.warning("--head-room-max has no effect: nothing is removed to make room yet")
+
+    def announce(listeners: Sequence[Listener], quota: str) -> None:
+        text = greeting(settings, listeners, quota, with_configuration=with_configuration)
         # Whoever started us may have stopped reading; that is no reason not to serve.
         with suppress(OSError):
-            print(greeting(settings, listeners, with_configuration=with_configuration), end="", flush=True)
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal's encoding does not
+                sys.stdout.reconfigure(errors="backslashreplace")
+            print(text, end="", flush=True)
 
     try:
         return supervise(settings, announce=announce)

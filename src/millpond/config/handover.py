@@ -18,6 +18,7 @@ class Role(StrEnum):
 class News(StrEnum):
     """What a process may report."""
 
+    OPENING = "opening"
     READY = "ready"
     REFUSED = "refused"
     FAILED = "failed"
@@ -25,7 +26,7 @@ class News(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A word and, unless all is well, a sentence for the user."""
+    """A word and what people are to be told: with READY the quota, with REFUSED and FAILED a sentence."""
 
     news: News
     sentence: str = ""

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from millpond.core import limits
+
 _UNITS = {
     "": 1,
     **{letter: 1000**power for power, letter in enumerate("KMGT", start=1)},
@@ -16,6 +18,7 @@ _UNITS = {
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,9})?) ?((?:[KMGT]I?)?)B?", re.ASCII | re.IGNORECASE)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,9})?) ?%", re.ASCII)
 _LARGEST_BYTES = 2**63 - 1  # what an off_t holds
+QUOTA_MIN_HINT = f"the least quota is {limits.SEGMENT_MIN_BYTES} bytes (256Ki), one segment"
 _EXAMPLE = "such as 50G (50·10⁹ bytes), 50Gi (50·2³⁰ bytes) or 50000000000"
 
 
@@ -55,15 +58,18 @@ def parse_quota(text: str) -> Quota:
     """A size, or a percentage of the file system: ``80%``.
 
     Raises:
-        ValueError: neither, or not between 0 and 100 %; the message is for the user.
+        ValueError: neither, too small to hold anything, or not between 0 and 100 %; the message is for the user.
 
     """
     match = _PERCENT.fullmatch(text.strip())
     if match is None:
         try:
-            return Quota(parse_size(text))
+            size_bytes = parse_size(text)
         except ValueError as error:
             raise ValueError(f"{error}, or a percentage of the file system such as 80%") from None
+        if size_bytes < limits.SEGMENT_MIN_BYTES:
+            raise ValueError(f"{text!r} is too little to hold anything: {QUOTA_MIN_HINT}")
+        return Quota(size_bytes)
     percent = float(match[1])
     if not 0 < percent <= 100:
         raise ValueError(f"{text!r} is out of range: write more than 0% and at most 100%, such as 80%")

@@ -130,7 +130,8 @@ def _refusal(path: Path, error: Exception) -> RefusedToStart:
         return _not_names(path)
     if isinstance(error, disk.DAMAGE):
         return RefusedToStart(
-            f"the names in {path} are damaged ({error}): move the directory aside and put the newest backup in its place"
+            f"the names in {path} are damaged ({error}): move {path.parent} aside, and put your own backup of all of it"
+            " in its place or begin anew"
         )
     return RefusedToStart(f"the names in {path} cannot be opened: {error}")
 

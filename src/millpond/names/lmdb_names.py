@@ -144,7 +144,12 @@ class LmdbNames:
         try:
             return self._write(take)
         except values.Damaged as damage:  # a guess could give a number out twice (I9)
-            _log.critical("the counter of segment numbers in %s is damaged: restore the newest backup", self._path)
+            _log.critical(
+                "the counter of segment numbers in %s is damaged: stop the server, move %s aside, and put your own backup"
+                " of all of it in its place or begin anew",
+                self._path,
+                self._path.parent,
+            )
             raise NotReady("the store cannot begin a new segment: the server's log says why") from damage
 
     def free_dead_readers(self) -> int:

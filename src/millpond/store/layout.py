@@ -5,8 +5,8 @@
     REPO/millpond.json     what this is: format versions, quota
          segments/         blobs                       index/    where they lie (LMDB; may be lost)
          names/            names (LMDB; precious)      uploads/  streamed uploads in progress
-         touch/            uses and promises           backup/   verified copies of names
-         *.lock  refusals  ballast
+         touch/            uses and promises           backup/   empty; nothing fills it yet
+         *.lock            who is there                refusals  until when everything counts as refused
 
 The rule: a directory that is not ours is recognised, named and left untouched.
 """

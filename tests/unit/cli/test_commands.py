@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from millpond.cli import bst_artifact_server, main, serve
+from millpond.cli import bst_artifact_server, main, serve, start
 from millpond.config.settings import Listener, LogLevel, Settings, TlsFiles
 from millpond.config.sizes import Quota
 from millpond.core.errors import RefusedToStart
@@ -100,6 +101,7 @@ def test_the_empty_instance_can_be_served_beside_others(started: Started) -> Non
     [
         ("serve --quotas 5", "No such option"),
         ("serve --quota 5x", "'5x' is not a size"),
+        ("serve --quota 100", "too little to hold anything"),
         ("serve --listen 11001", "HOST:PORT"),
         ("serve --listen a:1 --listen a:1", "given twice"),
         ("serve --server-key k", "--server-key and --server-cert are both required for TLS"),
@@ -197,6 +199,29 @@ def test_an_empty_variable_in_a_unit_file_is_an_option_that_was_not_given(starte
     assert old_server("-p", "1", "--server-key=", "--server-cert=", "--client-certs=", "repo") == 0
     assert started.settings is not None
     assert started.settings.listeners == (Listener("::", 1),)
+
+
+def test_an_option_without_effect_says_so_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(start, "supervise", lambda *_, **__: 0)
+    assert old_server("-p", "1", "--head-room-min", "1G", "repo") == 0
+    assert capsys.readouterr().err == ""
+    assert old_server("-p", "1", "--head-room-max", "1G", "repo") == 0
+    assert "WARNING millpond.cli.start [supervisor] --head-room-max has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_path_that_cannot_be_printed_is_no_reason_not_to_serve(encoding: str, tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from millpond.cli import start; from millpond.config.settings import *\n"
+        "start.supervise = lambda settings, *, announce: announce([Listener('::1', 1)], '1 GB') or 0\n"
+        "start.start(Settings(repo=Path(os.fsdecode(b'/latin-\\xe9')), listeners=()), with_configuration=True)"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "repository /latin-\\udce9; quota: 1 GB" in ended.stdout
 
 
 @pytest.mark.parametrize("arguments", [["repo"], ["-p", "1"], ["-p", "x", "repo"], ["-p", "1", ""]], ids=str)

@@ -10,7 +10,6 @@ import pytest
 
 from millpond.cli.greeting import configuration, greeting
 from millpond.config.settings import Listener, Settings, TlsFiles
-from millpond.config.sizes import Quota
 
 TLS = TlsFiles(Path("/keys/server.key"), Path("/keys/server.crt"))
 MUTUAL = replace(TLS, client_certs=Path("/keys/authorized.crt"))
@@ -21,7 +20,7 @@ PUSH = replace(READ_ONLY, enable_push=True)
 
 
 def text(settings: Settings, *listeners: Listener) -> str:
-    return greeting(settings, listeners, with_configuration=False)
+    return greeting(settings, listeners, "50 GB (set here)", with_configuration=False)
 
 
 def test_each_listener_has_a_line_that_says_who_may_do_what() -> None:
@@ -38,8 +37,7 @@ def test_each_listener_has_a_line_that_says_who_may_do_what() -> None:
 
 
 def test_the_repository_and_its_quota_are_named() -> None:
-    assert "repository /srv/cache; quota: 50 GB" in text(replace(PUSH, quota=Quota(50 * 10**9)), HERE)
-    assert "nine tenths of the free space" in text(PUSH, HERE)
+    assert "repository /srv/cache; quota: 50 GB (set here)\n" in text(PUSH, HERE)
 
 
 @pytest.mark.parametrize(
@@ -70,16 +68,52 @@ def test_the_configuration_is_for_both_caches() -> None:
 def test_the_configuration_says_what_the_client_needs_and_no_more() -> None:
     settings = replace(READ_ONLY, instances=("main",), index_only=True)
     lines = configuration(settings, replace(OUTSIDE, tls=MUTUAL)).splitlines()
-    assert lines[2:10] == [
+    assert lines[2:14] == [
         f"  - url: https://{socket.gethostname()}:11001",
         "    instance-name: main",
         "    type: index",
         "    push: false",
         "    auth:",
         "      server-cert: /keys/server.crt  # on another machine: a copy of it",
-        "      client-key: client.key",
-        "      client-cert: client.crt  # yours, known to authorized.crt",
+        "      client-key: /keys/client.key  # yours, wherever it lies, as an absolute path",
+        "      client-cert: /keys/client.crt  # the same; authorized.crt knows it",
+        "  # The content is on another server. Write its address here and remove the signs in front:",
+        "  # - url: http://storage.example.org:11001",
+        "  #   type: storage",
+        "  #   push: false",
     ]
+
+
+def test_every_file_is_named_by_an_absolute_path() -> None:
+    for tls in (TLS, MUTUAL, replace(MUTUAL, server_cert=TLS.server_key)):
+        lines = configuration(PUSH, replace(HERE, tls=tls)).splitlines()
+        assert all(
+            line.split(": ")[1].startswith("/") for line in lines if line.startswith("      ") and "type" not in line
+        )
+
+
+def test_what_is_commented_out_becomes_a_server_by_removing_the_signs() -> None:
+    lines = configuration(replace(PUSH, index_only=True), HERE).splitlines()
+    commented = [line for line in lines[: lines.index("source-caches:")] if line.startswith("  # ")]
+    assert [line.replace("# ", "", 1) for line in commented[1:]] == [
+        "  - url: http://storage.example.org:11001",
+        "    type: storage",
+        "    push: true",
+    ]
+
+
+def test_of_several_instances_the_first_is_configured_and_the_others_are_explained() -> None:
+    assert configuration(replace(PUSH, instances=("main", "", "b")), HERE).startswith(
+        "# This is the instance main;\n"
+        "# for another one write   instance-name: b\n"
+        "# for the default one leave the line instance-name out\n"
+        "\n"
+        "artifacts:\n  servers:\n  - url: http://127.0.0.1:11001\n    instance-name: main\n"
+    )
+    assert configuration(replace(PUSH, instances=("", "b")), HERE).startswith(
+        "# This is the default instance, which has no name;\n# for another one write   instance-name: b\n\nartifacts:"
+    )
+    assert "#" not in configuration(replace(PUSH, instances=("main",)), HERE)
 
 
 def test_a_private_key_is_never_what_clients_are_told_to_copy() -> None:

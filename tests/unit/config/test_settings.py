@@ -57,7 +57,13 @@ def test_a_listener_is_written_as_grpc_and_people_write_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "report", [Report(News.READY), Report(News.REFUSED, "the repository is a file: name a directory")], ids=str
+    "report",
+    [
+        Report(News.OPENING),
+        Report(News.READY, "50 GB (set here)"),
+        Report(News.REFUSED, "the repository is a file: name a directory"),
+    ],
+    ids=str,
 )
 def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
     assert Report.parse(report.line()) == report

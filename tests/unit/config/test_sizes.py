@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millpond.config.sizes import Quota, format_size, parse_quota, parse_size
+from millpond.core import limits
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,13 @@ def test_a_quota_is_a_size_or_a_share_of_the_file_system() -> None:
     assert parse_quota("80%") == Quota(80, is_percent=True)
     assert parse_quota("12.5 %").bytes_of(8000) == 1000
     assert parse_quota("50G").bytes_of(8000) == 50 * 10**9
+
+
+def test_a_quota_that_holds_nothing_is_refused_with_the_least_that_does() -> None:
+    assert parse_quota(str(limits.SEGMENT_MIN_BYTES)) == parse_quota("256Ki")
+    for text in ("100", "255Ki", "1"):
+        with pytest.raises(ValueError, match="too little to hold anything: the least quota is 262144 bytes"):
+            parse_quota(text)
 
 
 @pytest.mark.parametrize("text", ["0%", "101%", "%", "-5%", "5%%", "much"])

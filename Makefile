@@ -93,7 +93,7 @@ $(VENV)/made-for:
 	@echo '$(VENV_KEY)' >$@
 
 $(VENV)/has-%: pyproject.toml $(VENV)/made-for
-	@echo 'installing into $(VENV): millpond$(if $(EXTRA), with what is needed to $(EXTRA))'
+	@echo 'installing into $(VENV): millpond$(if $(EXTRA),[$(EXTRA)])'
 	@$(call quietly,$(PIP) install -e '.$(if $(EXTRA),[$(EXTRA)])')
 	@touch $@
 $(VENV)/has-test: EXTRA := test

@@ -1,6 +1,6 @@
 """The gRPC server of one worker: options, listeners, health, reflection, drain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -37,7 +37,14 @@ class Address:
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpcio's, with the one RPC that it lacks: what it does not implement ends in a traceback in the log."""
+    """grpcio's, which is healthy from the first moment and lacks an RPC (that would end in a traceback in the log).
+
+    Here nothing serves until it is said to.
+    """
+
+    def __init__(self, services: Iterable[str]) -> None:
+        super().__init__()
+        self._server_status = dict.fromkeys(["", *services], health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def List(self, request: object, context: object) -> health_pb2.HealthListResponse:  # noqa: ARG002, N802
         """The state of every service."""
@@ -53,9 +60,9 @@ class EdgeServer:
         self._table = rpcs(gate, self._caller, index_only=index_only)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers(tuple(generic_handlers(self._table)))
-        self._health = _Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = sorted({rpc.service for rpc in self._table})
+        self._health = _Health(self._names)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
 
     async def start(self, addresses: Sequence[Address], on_bound: Callable[[int], None] | None = None) -> None:

@@ -4,14 +4,14 @@ import asyncio
 import functools
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 
-from millpond.config.principals import key_identity
-from millpond.config.settings import Listener, Settings
+from millpond.config.principals import AuthorizedClients
+from millpond.config.settings import Listener, Settings, TlsFiles
 from millpond.config.sizes import QUOTA_MIN_HINT, Quota, format_size
 from millpond.config.tls import IdentityWatcher, ServerIdentity
 from millpond.core import limits
@@ -38,10 +38,12 @@ async def serve(settings: Settings, *, worker: int, ready: Callable[[str], None]
     Raises:
         RefusedToStart: the repository or an address cannot be used.
     """
-    gate = Gate(key_identity)
+    listeners = settings.listeners
+    watchers = {files: IdentityWatcher(files) for files in {one.tls for one in listeners} if files is not None}
+    gate = Gate(_identify(listeners, watchers))
     server = EdgeServer(gate, index_only=settings.index_only)
     try:
-        await server.start([_address(listener) for listener in settings.listeners])
+        await server.start([_address(listener, watchers) for listener in listeners])
     except RuntimeError:
         raise RefusedToStart("an address to listen on is in use or not one of this machine") from None
     quota: list[str] = []
@@ -114,11 +116,25 @@ def _store(
     )
 
 
-def _address(listener: Listener) -> Address:
+def _identify(
+    listeners: Sequence[Listener], watchers: Mapping[TlsFiles, IdentityWatcher]
+) -> Callable[[bytes], str] | None:
+    """Who gets in by which certificates; None when no listener asks for any."""
+    asking = {files.client_certs: watcher for files, watcher in watchers.items() if files.client_certs is not None}
+    if not asking:
+        return None
+    if len(asking) > 1:  # an RPC does not say by which listener it came
+        raise RefusedToStart("the addresses that ask for client certificates must share one file of them")
+    (watcher,) = asking.values()
+    anonymous = any(one.tls is None or one.tls.client_certs is None for one in listeners)
+    return AuthorizedClients(watcher.current, anonymous=anonymous).identify
+
+
+def _address(listener: Listener, watchers: Mapping[TlsFiles, IdentityWatcher]) -> Address:
     """Where to listen. Keys are looked at again at every handshake, so that a new or revoked one counts at once."""
     if listener.tls is None:
         return Address(listener.address, None)
-    watcher = IdentityWatcher(listener.tls)
+    watcher = watchers[listener.tls]
     configuration = functools.lru_cache(maxsize=2)(_configuration)
     credentials = grpc.dynamic_ssl_server_credentials(
         configuration(watcher.current()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,10 @@ def _is_refused(client: BstClient, site: BuildSite) -> bool:
     """Does the client give the cache up, and its build nevertheless go on to the end?"""
     outcome = client.run("build", GREETING, project=site.project())
     return "Failed to initialize remote" in outcome.output and outcome.pushed_to == []
+
+
+def _openssl(command: str, *more: str | Path) -> None:
+    subprocess.run(["openssl", *command.split(), *more], check=True, capture_output=True)
 
 
 class Case(NamedTuple):
@@ -108,6 +113,23 @@ def test_a_change_of_the_authorized_certificates_needs_no_restart(site: BuildSit
     keys.authorize(keys.second_client.cert, into=authorized)
     _assert_shared(site, second, second)
     assert _is_refused(site.client(artifacts=[first]), site)
+
+
+def test_a_client_that_is_no_authority_gets_in_and_lets_nobody_else_in(
+    site: BuildSite, keys: Keys, tmp_path: Path
+) -> None:
+    careful, rogue = (KeyPair(tmp_path / f"{name}.crt", tmp_path / f"{name}.key") for name in ("careful", "rogue"))
+    new = "req -new -newkey rsa:4096 -x509 -sha256 -days 3650 -nodes -batch -addext basicConstraints=critical,CA:FALSE"
+    _openssl(new, "-subj", "/CN=careful", "-out", careful.cert, "-keyout", careful.key)
+    _openssl(
+        "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=rogue",
+        *("-CA", careful.cert, "-CAkey", careful.key, "-out", rogue.cert, "-keyout", rogue.key),
+    )
+    authorized = keys.authorize(careful.cert, into=tmp_path / "authorized.crt")
+    server = site.server(*_flags(keys.server, authorized))
+    remote = _remote(server, keys.server.cert, careful)
+    _assert_shared(site, remote, remote)
+    assert _is_refused(site.client(artifacts=[_remote(server, keys.server.cert, rogue)]), site)
 
 
 def test_a_client_that_does_not_know_the_servers_certificate_talks_to_nobody(site: BuildSite, keys: Keys) -> None:

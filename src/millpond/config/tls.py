@@ -38,12 +38,14 @@ _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 class ServerIdentity:
     """What a listener shows of itself and whom it lets in.
 
-    ``client_roots_pem`` None: anybody. ``warnings``: sentences about what works and is probably not meant.
+    ``client_roots_pem`` None: anybody; else what TLS takes for authorities, ``client_certificates`` in PEM.
+    ``warnings``: sentences about what works and is probably not meant.
     """
 
     private_key_pem: bytes
     certificate_chain_pem: bytes
     client_roots_pem: bytes | None = None
+    client_certificates: tuple[x509.Certificate, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -67,16 +69,17 @@ def load_identity(files: TlsFiles, *, clock: Clock = wall_clock) -> ServerIdenti
     warnings.append(
         _validity(chain[0], now, f"the server certificate {files.server_cert}", "clients refuse to connect")
     )
-    roots = None
+    clients: list[x509.Certificate] = []
     if files.client_certs is not None:
-        roots, remarks = _client_roots(files.client_certs, now)
+        clients, remarks = _clients(files.client_certs, now)
         warnings += remarks
     return ServerIdentity(
         private_key_pem=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
         certificate_chain_pem=_pem_of(chain),
-        client_roots_pem=roots,
+        client_roots_pem=_pem_of(clients) if clients else None,
+        client_certificates=tuple(clients),
         warnings=tuple(filter(None, warnings)),
     )
 
@@ -104,12 +107,17 @@ class IdentityWatcher:
         self._next_check_seconds = monotonic_seconds() + _CHECK_SECONDS
 
     def current(self) -> ServerIdentity:
-        """The newest good identity: the same object as long as nothing changed. Cheap enough for every handshake."""
+        """The newest good identity: the same object as long as nothing changed. Cheap enough for every RPC.
+
+        What it says was true at most 0.2 s ago, also for one who comes while the files are being read: they wait.
+        """
+        if self._monotonic_seconds() < self._next_check_seconds:
+            return self._identity
         with self._lock:
             now_seconds = self._monotonic_seconds()
             if now_seconds >= self._next_check_seconds:
-                self._next_check_seconds = now_seconds + _CHECK_SECONDS
                 self._reload_if_changed()
+                self._next_check_seconds = now_seconds + _CHECK_SECONDS
             return self._identity
 
     def _reload_if_changed(self) -> None:
@@ -129,16 +137,16 @@ class IdentityWatcher:
         self._identity = identity
 
 
-def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int] | None, ...]:
+def _stamp(files: TlsFiles) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(_file_stamp(path) for path in files.paths)
 
 
-def _file_stamp(path: Path) -> tuple[int, int, int] | None:
+def _file_stamp(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -277,8 +285,9 @@ def _validity(certificate: x509.Certificate, now: datetime, subject: str, conseq
 # -- clients --------------------------------------------------------------------------------------------------------
 
 
-def _client_roots(path: Path, now: datetime) -> tuple[bytes, list[str]]:
-    roots: dict[bytes, x509.Certificate] = {}
+def _clients(path: Path, now: datetime) -> tuple[list[x509.Certificate], list[str]]:
+    clients: dict[x509.Certificate, None] = {}  # each once, in order
+    subjects: set[x509.Name] = set()
     warnings: list[str] = []
     for block in _blocks(path, "client certificates"):
         where = f"block {block.position} of {path}"
@@ -289,26 +298,32 @@ def _client_roots(path: Path, now: datetime) -> tuple[bytes, list[str]]:
         if isinstance(certificate, str):
             warnings.append(f"{where} {certificate}, so it is skipped: its client cannot get in")
             continue
-        roots[certificate.public_bytes(serialization.Encoding.DER)] = certificate
+        if certificate not in clients and certificate.subject in subjects and _is_known_by_subject(certificate):
+            warnings.append(
+                f"the client certificate in {where} has the subject of one before it and no key identifier to tell "
+                "them apart, so its client cannot get in: make it anew with 'openssl req -x509'"
+            )
+        clients[certificate] = None
+        subjects.add(certificate.subject)
         name = f"the client certificate in {where} ({certificate.subject.rfc4514_string()})"
         warnings.append(_validity(certificate, now, name, "its client cannot get in"))
-    if not roots:
+    if not clients:
         raise RefusedToStart(
             f"the client certificates file {path} holds no certificate that can be used, so nobody could get in: "
             "append one with 'cat client.crt >> …'"
         )
-    return _pem_of(list(roots.values())), list(filter(None, warnings)) + _orphans(path, list(roots.values()))
+    return list(clients), list(filter(None, warnings))
 
 
-def _orphans(path: Path, certificates: Sequence[x509.Certificate]) -> list[str]:
-    """Certificates that prove nothing alone: a chain must end in a self-signed one, or gRPC refuses the client."""
-    subjects = {certificate.subject for certificate in certificates}
-    return [
-        f"{path}: the certificate of {certificate.subject.rfc4514_string()} was issued by "
-        f"{certificate.issuer.rfc4514_string()}, which is not in the file: append the issuer's certificate"
-        for certificate in certificates
-        if certificate.issuer not in subjects
-    ]
+def _is_known_by_subject(certificate: x509.Certificate) -> bool:
+    """Whether gRPC looks for it by its subject alone, and finds the first one of that subject (tried)."""
+    if certificate.subject != certificate.issuer:
+        return False
+    try:
+        certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return True
+    return False
 
 
 def _pem_of(certificates: Sequence[x509.Certificate]) -> bytes:

@@ -58,7 +58,7 @@ class EdgeServer:
     def __init__(self, gate: Gate, *, index_only: bool) -> None:
         self._caller = Caller()
         self._table = rpcs(gate, self._caller, index_only=index_only)
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=_OPTIONS, interceptors=gate.guards)
         self._server.add_generic_rpc_handlers(tuple(generic_handlers(self._table)))
         self._names = sorted({rpc.service for rpc in self._table})
         self._health = _Health(self._names)

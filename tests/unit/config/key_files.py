@@ -42,12 +42,18 @@ class Pair:
 
 
 def make_pair(
-    name: str = "localhost", *, issuer: Pair | None = None, begin: datetime = NOW - _DAY, end: datetime = NOW + _DAY
+    name: str = "localhost",
+    *,
+    issuer: Pair | None = None,
+    begin: datetime = NOW - _DAY,
+    end: datetime = NOW + _DAY,
+    extensions: Sequence[x509.ExtensionType] = (),
+    key_identifiers: bool = False,
 ) -> Pair:
-    """A key and a certificate for it, signed by ``issuer`` or by itself."""
+    """A key and a certificate for it, signed by ``issuer`` or by itself; ``openssl`` puts identifiers of both keys in."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject if issuer is None else issuer.certificate.subject)
@@ -55,9 +61,29 @@ def make_pair(
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
-        .sign(key if issuer is None else issuer.key, hashes.SHA256())
     )
-    return Pair(key, certificate)
+    if key_identifiers:
+        signing = key if issuer is None else issuer.key
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        extensions = (*extensions, own, x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()))
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+    return Pair(key, builder.sign(key if issuer is None else issuer.key, hashes.SHA256()))
+
+
+def authority(*, path_length: int | None = None) -> x509.BasicConstraints:
+    """What ``openssl req -x509`` puts into a certificate by itself: it may issue others."""
+    return x509.BasicConstraints(ca=True, path_length=path_length)
+
+
+NO_AUTHORITY = x509.BasicConstraints(ca=False, path_length=None)
+
+
+def key_usage(*, cert_sign: bool) -> x509.KeyUsage:
+    """A key for signatures, of certificates too or not."""
+    rest = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign")
+    only = dict.fromkeys((*rest, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=True, key_cert_sign=cert_sign, **only)
 
 
 def certificates_in(pem: bytes) -> list[x509.Certificate]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -19,7 +23,8 @@ from millpond.config.settings import TlsFiles
 from millpond.config.tls import IdentityWatcher, ServerIdentity, load_identity
 from millpond.core.errors import RefusedToStart
 
-SERVER, CLIENT, OTHER = make_pair(), make_pair("client"), make_pair("client")
+SERVER = make_pair()
+CLIENT, OTHER = (make_pair("client", key_identifiers=True) for _ in range(2))
 
 Make = Callable[..., TlsFiles]
 
@@ -222,6 +227,16 @@ def test_one_bad_block_is_skipped_by_name_and_the_others_get_in(files: Make, kin
 def test_two_clients_of_the_same_subject_both_get_in(files: Make) -> None:
     identity = load(files(clients=CLIENT.cert_pem + OTHER.cert_pem + CLIENT.cert_pem))
     assert certificates_in(identity.client_roots_pem or b"") == [CLIENT.certificate, OTHER.certificate]
+    assert identity.warnings == ()
+
+
+def test_a_client_whom_tls_takes_for_another_one_is_a_warning(files: Make) -> None:
+    # Without the identifier of a key it looks by the subject alone, and finds the first.
+    identity = load(files(clients=CLIENT.cert_pem + make_pair("ada").cert_pem + make_pair("client").cert_pem))
+    assert len(identity.client_certificates) == 3
+    (warning,) = identity.warnings
+    assert "block 3 of " in warning
+    assert "its client cannot get in: make it anew with 'openssl req -x509'" in warning
 
 
 def test_a_missing_newline_between_two_certificates_harms_neither(files: Make) -> None:
@@ -230,13 +245,11 @@ def test_a_missing_newline_between_two_certificates_harms_neither(files: Make) -
     assert identity.warnings == ()
 
 
-def test_a_client_certificate_without_its_authority_is_a_warning(files: Make) -> None:
-    authority = make_pair("authority")
-    issued = make_pair("client", issuer=authority)
-    assert load(files(clients=authority.cert_pem)).warnings == ()
-    assert load(files(clients=authority.cert_pem + issued.cert_pem)).warnings == ()
-    (warning,) = load(files(clients=issued.cert_pem)).warnings
-    assert "CN=authority, which is not in the file: append the issuer's certificate" in warning
+def test_a_client_certificate_without_its_authority_is_as_good_as_any(files: Make) -> None:
+    # To ask for the authority's certificate as well would be to let in everybody whom it knows.
+    issued = make_pair("client", issuer=make_pair("authority"))
+    identity = load(files(clients=issued.cert_pem))
+    assert (identity.client_certificates, identity.warnings) == ((issued.certificate,), ())
 
 
 def test_a_file_of_client_certificates_without_one_is_refused(files: Make) -> None:
@@ -288,6 +301,45 @@ def test_an_appended_client_is_seen(files: Make) -> None:
     with (tls.client_certs or Path()).open("ab") as authorized:
         authorized.write(OTHER.cert_pem)
     assert len(certificates_in(watched.after(1).client_roots_pem or b"")) == 2
+
+
+def test_a_client_that_was_taken_out_is_missed_even_if_size_and_time_of_the_file_stay(files: Make) -> None:
+    tls = files(clients=CLIENT.cert_pem)
+    watched, path = Watched(tls), tls.client_certs or Path()
+    before = path.stat()
+    other = OTHER
+    while len(other.cert_pem) != len(CLIENT.cert_pem):  # the length of a signature varies
+        other = make_pair("client", key_identifiers=True)
+    time.sleep(0.02)  # the clock of file systems ticks every 4 to 10 ms
+    path.write_bytes(other.cert_pem)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert watched.after(1).client_certificates == (other.certificate,)
+
+
+def test_who_comes_while_the_files_are_read_waits_for_what_they_say(
+    files: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = files(clients=CLIENT.cert_pem + OTHER.cert_pem)
+    watched = Watched(tls)
+    (tls.client_certs or Path()).write_bytes(OTHER.cert_pem)
+    reading, go_on, really = threading.Event(), threading.Event(), load_identity
+
+    def slowly(*args: Any, **kwargs: Any) -> ServerIdentity:
+        reading.set()
+        assert go_on.wait(20)
+        return really(*args, **kwargs)
+
+    monkeypatch.setattr("millpond.config.tls.load_identity", slowly)
+    watched.seconds += 1
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(watched.watcher.current)
+        assert reading.wait(20)
+        second = threads.submit(watched.watcher.current)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        go_on.set()
+        for answer in (first, second):
+            assert answer.result(20).client_certificates == (OTHER.certificate,)
 
 
 def test_bad_new_keys_change_nothing_but_the_log_and_that_once(files: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -73,9 +73,19 @@ DRAIN_SECONDS = 30
 IN_MEMORY_UPLOAD_BYTES = 1 * MIB
 """A streamed upload up to this size is collected in memory; a larger one is spooled to a file."""
 
-UPLOAD_READ_BUDGET_BYTES = 48 * MIB
-"""Bytes of Write messages that may be on their way into one worker at once (memory: 100 uploads must not hold 100
-messages)."""
+STREAM_WINDOW_BYTES = 128 * KIB
+"""What a peer may send on one stream before the server asks for more (RFC 9113 §5.2)."""
+
+SOCKET_READ_BYTES = 128 * KIB
+"""The most that is read from a connection at once; gRPC's default of 4 MiB pins that much per connection."""
+
+MESSAGES_IN_HAND = 6
+"""Write messages that one worker receives or stores at once. gRPC holds a message of up to ``RECEIVE_BYTES`` while it
+comes, so a hundred uploads would hold a hundred; casd's messages have 2 MiB."""
+
+MESSAGE_PATIENCE_SECONDS = 1.0
+"""How long an upload may keep its turn while its message comes; then the turn passes on, so that peers which stall do not
+hold up the others."""
 
 LOOKUPS_ON_LOOP = 256
 """Look-ups that may be done on the event loop; more go to a thread."""

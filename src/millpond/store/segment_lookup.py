@@ -78,11 +78,12 @@ class SegmentLookup:
 
     def _look_up(self, digests: Iterable[Digest]) -> list[tuple[Digest, Entry]]:
         wanted = list(dict.fromkeys(digests))
-        entries = self._index.entries([digest.key for digest in wanted])
+        with self._index.reading() as txn:
+            found = self._index.find(txn, [digest[0] for digest in wanted])
+        held = [digest for digest in wanted if digest[0] in found]
+        entries = ENTRY.iter_unpack(b"".join([found[digest[0]] for digest in held]))
         return [
-            (digest, entry)
-            for digest in wanted
-            if (entry := entries.get(digest.key)) is not None and entry.size_bytes == digest.size_bytes
+            (digest, Entry._make(entry)) for digest, entry in zip(held, entries, strict=True) if entry[2] == digest[1]
         ]
 
 

@@ -6,6 +6,7 @@ from what is not: on the event loop only the former is read.
 """
 
 import errno
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -32,6 +33,7 @@ _GAP_BYTES = 8 * limits.KIB
 """A gap this small is cheaper to read over than to seek over."""
 
 Found = tuple[Digest, Entry]
+_PLACE = operator.itemgetter(1)  # an entry sorts by segment, then offset
 Quarantine = Callable[[Digest, Entry], None]
 
 
@@ -99,33 +101,27 @@ def _runs(found: Sequence[Found]) -> Iterator[list[Found]]:
     run: list[Found] = []
     begin = end = 0
     segment = -1
-    for item in sorted(found, key=_place):
-        entry = item[1]
-        item_end = entry.offset + record_bytes(entry.size_bytes)
-        near = entry.segment == segment and entry.offset - end <= _GAP_BYTES and item_end - begin <= _RUN_BYTES
-        if run and not near:
-            yield run
-            run = []
-        if not run:
-            begin, segment = entry.offset, entry.segment
+    for item in sorted(found, key=_PLACE):
+        number, offset, size, _ = item[1]
+        item_end = offset + record_bytes(size)
+        if number != segment or offset - end > _GAP_BYTES or item_end - begin > _RUN_BYTES:
+            if run:
+                yield run
+            run, begin, segment = [], offset, number
         run.append(item)
         end = item_end
     if run:
         yield run
 
 
-def _place(item: Found) -> tuple[int, int]:
-    return item[1][:2]
-
-
 def _verified(view: memoryview, at: int, digest: Digest, entry: Entry, seed: int) -> Bytes | None:
-    size = entry.size_bytes
+    size = entry[2]
     data_at = at + RECORD_HEADER_BYTES
-    if not names_blob(view[at:data_at], digest.key, size):
+    if not names_blob(view[at:data_at].tobytes(), digest[0], size):
         return None
     data = view[data_at : data_at + size]
     if size <= limits.CHUNK_BYTES:
-        return data if len(data) == size and checksum(data, seed) == entry.checksum else None
+        return data if len(data) == size and checksum(data, seed) == entry[3] else None
     table = bytes(view[data_at + size : data_at + size + table_bytes(size)])
     if table_checksum(table, seed) != entry.checksum:
         return None

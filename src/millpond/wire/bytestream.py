@@ -1,14 +1,11 @@
 """``google.bytestream.ByteStream``: blobs that are too large for a batch, and resumable uploads."""
 
-import asyncio
 from collections.abc import AsyncIterator
-
-from google.protobuf.message import DecodeError
 
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core import limits
-from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import BlobNotFound, InvalidRequest, NotReady, OffsetOutOfRange, Stalled
+from millpond.core.digest import Digest
+from millpond.core.errors import BlobNotFound, InvalidRequest, NotReady, OffsetOutOfRange
 from millpond.protocol import resource_names
 from millpond.services.access import Admission, Principal
 from millpond.services.reading import Reader
@@ -18,7 +15,7 @@ from millpond.wire import layout
 from millpond.wire.calling import Caller, decode
 from millpond.wire.errors import Context
 from millpond.wire.gate import Gate
-from millpond.wire.receiving import Receiver
+from millpond.wire.receiving import Receiver, Turns
 
 SERVICE = bytestream_pb2.DESCRIPTOR.services_by_name["ByteStream"]
 
@@ -30,6 +27,7 @@ class ByteStreamServicer:
         self._gate = gate
         self._caller = caller
         self._uploads = 0
+        self._turns = Turns()
 
     async def read(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         """``Read``."""
@@ -60,8 +58,11 @@ class ByteStreamServicer:
     async def _chunk(self, blob: OpenBlob, index: int) -> Bytes:
         return await self._caller.briefly(blob.chunk, index)
 
-    async def write(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
-        """``Write``. Refused before anything is read from a peer that may not push."""
+    async def write(self, _: object, context: Context) -> bytes:
+        """``Write``. Refused before anything is read from a peer that may not push.
+
+        Messages are read from the context: gRPC's iterator would keep each one until the next has come.
+        """
         admission = self._gate.admission()
         principal = self._gate.principal(context)
         admission.check_push(principal)
@@ -69,37 +70,45 @@ class ByteStreamServicer:
             raise NotReady(f"{limits.UPLOADS} uploads are in progress here: try again in a few seconds")
         self._uploads += 1
         try:
-            committed = await self._receive(admission, principal, messages)
+            committed = await self._receive(admission, principal, context)
         finally:
             self._uploads -= 1
         return bytestream_pb2.WriteResponse(committed_size=committed).SerializeToString()
 
-    async def _receive(self, admission: Admission, principal: Principal, messages: AsyncIterator[bytes]) -> int:
-        first = await _next(messages)
-        if first is None:
+    async def _receive(self, admission: Admission, principal: Principal, context: Context) -> int:
+        receiver: Receiver | None = None
+        try:
+            while True:
+                async with self._turns.next_message(context) as message:
+                    if message is None:
+                        break
+                    if receiver is None:
+                        receiver = self._begin(admission, principal, message)
+                        if await receiver.is_needless():
+                            return receiver.digest.size_bytes
+                    if await receiver.accept(message):
+                        return receiver.digest.size_bytes
+                del message  # or every upload that waits for its turn would keep its last one
+        except InvalidRequest:
+            if receiver is not None:
+                await receiver.abandon()
+            raise
+        except BaseException:
+            if receiver is not None:
+                await receiver.suspend()
+            raise
+        if receiver is None:
             raise InvalidRequest("a Write needs at least one message")
+        await receiver.suspend()
+        raise InvalidRequest(
+            f"the upload ended before finish_write: {receiver.committed} of {receiver.digest.size_bytes} bytes came"
+        )
+
+    def _begin(self, admission: Admission, principal: Principal, first: layout.WriteMessage) -> Receiver:
         writer = admission.writer(principal, resource_names.instance_of(first.resource_name))
         name = resource_names.parse_write(first.resource_name)
         _check_compressor(name.compressor)
-        receiver = Receiver(writer, name.digest, first.resource_name, self._caller)
-        if name.digest != EMPTY and await self._caller.writing(writer.holds, name.digest):
-            return name.digest.size_bytes
-        try:
-            message: layout.WriteMessage | None = first
-            while message is not None:
-                if await receiver.accept(message):
-                    return name.digest.size_bytes
-                message = await _next(messages)
-        except InvalidRequest:
-            await receiver.abandon()
-            raise
-        except BaseException:
-            await receiver.suspend()
-            raise
-        await receiver.suspend()
-        raise InvalidRequest(
-            f"the upload ended before finish_write: {receiver.committed} of {name.digest.size_bytes} bytes came"
-        )
+        return Receiver(writer, name.digest, first.resource_name, self._caller)
 
     async def query_write_status(self, raw: bytes, context: Context) -> bytes:
         """``QueryWriteStatus``."""
@@ -117,20 +126,6 @@ def _write_status(writer: Writer, digest: Digest, session: str) -> bytes:
     complete = writer.holds(digest)
     committed = digest.size_bytes if complete else writer.upload_offset(session)
     return bytestream_pb2.QueryWriteStatusResponse(committed_size=committed, complete=complete).SerializeToString()
-
-
-async def _next(messages: AsyncIterator[bytes]) -> layout.WriteMessage | None:
-    try:
-        async with asyncio.timeout(limits.UPLOAD_STALL_SECONDS):
-            raw = await anext(messages, None)
-    except TimeoutError:
-        raise Stalled(f"nothing came for {limits.UPLOAD_STALL_SECONDS} s: resume the upload") from None
-    if raw is None:
-        return None
-    try:
-        return layout.parse_write(raw)
-    except DecodeError:
-        raise InvalidRequest("the request is not a google.bytestream.WriteRequest") from None
 
 
 def _range(request: bytestream_pb2.ReadRequest, digest: Digest) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """``build.bazel.remote.execution.v2.ContentAddressableStorage``."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -39,10 +39,7 @@ class ContentAddressableStorageServicer:
         """``FindMissingBlobs``."""
         admission = self._gate.admission()
         principal = self._gate.principal(context)
-        try:
-            request = layout.parse_find_missing(raw)
-        except DecodeError:
-            raise InvalidRequest("the request is not a FindMissingBlobsRequest") from None
+        request = _digest_list(layout.parse_find_missing, raw)
         reader = admission.reader(principal, request.instance_name)
         check_function(request.digest_function)
         if len(request.digests) <= limits.LOOKUPS_ON_LOOP:
@@ -66,14 +63,10 @@ class ContentAddressableStorageServicer:
         """``BatchReadBlobs``."""
         admission = self._gate.admission()
         principal = self._gate.principal(context)
-        request = decode(re_pb2.BatchReadBlobsRequest, raw)
+        request = _digest_list(layout.parse_batch_read, raw)
         reader = admission.reader(principal, request.instance_name)
         check_function(request.digest_function)
         _check_count(len(request.digests))
-        if sum(item.size_bytes for item in request.digests if item.size_bytes > 0) > limits.BATCH_BYTES:
-            raise InvalidRequest(
-                f"a batch may ask for at most {limits.BATCH_BYTES} bytes: read large blobs by ByteStream"
-            )
         if len(request.digests) <= limits.LOOKUPS_ON_LOOP:
             return await self._caller.briefly(_read_batch, reader, request)
         return await self._caller.reading(_read_batch, reader, request)
@@ -105,6 +98,13 @@ class ContentAddressableStorageServicer:
         request = decode(re_pb2.SpliceBlobRequest, raw)
         admission.writer(principal, request.instance_name)
         raise NotServed("SpliceBlob is not offered here: write the blob whole")
+
+
+def _digest_list(parse: Callable[[bytes], layout.DigestList], raw: bytes) -> layout.DigestList:
+    try:
+        return parse(raw)
+    except DecodeError:
+        raise InvalidRequest("the request is not of this method's type") from None
 
 
 def _check_count(items: int) -> None:
@@ -151,14 +151,20 @@ def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
     return response.SerializeToString()
 
 
-def _read_batch(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *, wait: bool = True) -> bytes:
+def _read_batch(reader: Reader, request: layout.DigestList, *, wait: bool = True) -> bytes:
     """Lay out the answer; never more than ``limits.ANSWER_BYTES``."""
     try:
-        digests = layout.parse_digests(request.digests)
+        digests = request.validated()
     except InvalidRequest:
         return _read_item_by_item(reader, request, wait=wait)
+    _check_size(sum([digest[1] for digest in digests]))
     parts, _ = _lay_out(digests, reader.read_blobs(digests, wait=wait), _room(len(digests)))
     return b"".join(parts)
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > limits.BATCH_BYTES:
+        raise InvalidRequest(f"a batch may ask for at most {limits.BATCH_BYTES} bytes: read large blobs by ByteStream")
 
 
 def _room(items: int) -> int:
@@ -188,11 +194,13 @@ def _failed_item(blob: Digest, status: status_pb2.Status) -> bytes:
     return message.SerializeToString()
 
 
-def _read_item_by_item(reader: Reader, request: re_pb2.BatchReadBlobsRequest, *, wait: bool) -> bytes:
+def _read_item_by_item(reader: Reader, request: layout.DigestList, *, wait: bool) -> bytes:
     """The slow way, for batches in which some digest is none: it fails alone."""
+    _check_size(sum(item.size_bytes for item in request.digests if item.size_bytes > 0))
     parts: list[Bytes] = []
     room = _room(len(request.digests))
     for item in request.digests:
+        assert isinstance(item, re_pb2.Digest)  # what was cut by hand has no bad digests
         try:
             digest = Digest.parse(item.hash, item.size_bytes)
         except InvalidRequest as failure:

@@ -42,6 +42,9 @@ class Context(Protocol):
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """Facts of the TLS handshake; ``x509_pem_cert`` is the client's certificate."""
 
+    async def read(self) -> object:
+        """The next message of a stream, or ``grpc.aio.EOF``."""
+
     async def write(self, message: bytes) -> None:
         """Send a message of a stream."""
 

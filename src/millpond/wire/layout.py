@@ -39,7 +39,7 @@ def digest(of: Digest) -> bytes:
 
 
 class DigestList(NamedTuple):
-    """A ``FindMissingBlobsRequest``.
+    """A request that is a list of digests.
 
     ``encoded``: its digests as they came, which in a response have the same bytes; None where they had to be parsed the
     generated way. These are validated when they are asked for, because admission comes first (I7).
@@ -80,31 +80,55 @@ _SIZES = _Sizes()
 
 
 def parse_find_missing(message: bytes) -> DigestList:
-    """A ``FindMissingBlobsRequest``, cut at its hashes instead of turned into a message object per digest.
-
-    Whatever does not look as every protobuf library writes it goes the generated way.
+    """A ``FindMissingBlobsRequest``.
 
     Raises:
         google.protobuf.message.DecodeError: not such a request.
     """
+    cut = _cut(message, b"\x18\x01")
+    if cut is not None:
+        return cut
+    request = re_pb2.FindMissingBlobsRequest.FromString(message)
+    return DigestList(request.instance_name, request.digest_function, request.blob_digests, None)
+
+
+def parse_batch_read(message: bytes) -> DigestList:
+    """A ``BatchReadBlobsRequest``, but for the compressors that it would accept.
+
+    Raises:
+        google.protobuf.message.DecodeError: not such a request.
+    """
+    cut = _cut(message, b"\x20\x01")
+    if cut is not None:
+        return cut
+    request = re_pb2.BatchReadBlobsRequest.FromString(message)
+    return DigestList(request.instance_name, request.digest_function, request.digests, None)
+
+
+def _cut(message: bytes, named_sha256: bytes) -> DigestList | None:
+    """A request that is a list of digests, cut at its hashes instead of turned into a message object per digest.
+
+    ``named_sha256`` is its ``digest_function`` field. None for whatever does not look as every protobuf library writes
+    it: that goes the generated way.
+    """
     head, *rest = message.split(_HASH_FOLLOWS)
     begin, instance_name = _leading_name(head)
     if not rest or len(head) != begin + 2 or head[begin] != 0x12:
-        return _parse_find_missing_generated(message)
+        return None
     last = rest[-1][_HEX_CHARS:]
-    named = last.endswith(b"\x18\x01")  # digest_function: SHA256
+    named = last.endswith(named_sha256)
     try:
         # As if one more digest followed the last one.
         rest[-1] = rest[-1][:_HEX_CHARS] + (last[:-2] if named else last) + b"\x12\x44"
         sizes = [_SIZES[part[_HEX_CHARS:]] for part in rest]
         hashes = b"".join([part[:_HEX_CHARS] for part in rest]).decode()
         if len(hashes) != _HEX_CHARS * len(rest) or bytes.fromhex(hashes).hex() != hashes:
-            return _parse_find_missing_generated(message)
+            return None
         # A digest's length stands before the cut: two bytes, the hash, the size; a part: the hash, the size, two bytes.
         if not all(before[-1] == len(part) for before, part in zip([head, *rest], rest, strict=False)):
-            return _parse_find_missing_generated(message)
+            return None
     except (IndexError, ValueError):
-        return _parse_find_missing_generated(message)
+        return None
     end = len(message) - 2 if named else len(message)
     return DigestList(instance_name, int(named), Digest.from_hashes(hashes, sizes), message[begin:end])
 
@@ -118,11 +142,6 @@ def _leading_name(head: bytes) -> tuple[int, str]:
         return begin, head[2:begin].decode()
     except UnicodeDecodeError:
         return 0, ""  # the generated parser says what is wrong
-
-
-def _parse_find_missing_generated(message: bytes) -> DigestList:
-    request = re_pb2.FindMissingBlobsRequest.FromString(message)
-    return DigestList(request.instance_name, request.digest_function, request.blob_digests, None)
 
 
 def find_missing_response(missing: Sequence[Digest]) -> bytes:

@@ -1,15 +1,64 @@
 """One streamed upload on its way from messages into the store."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from google.protobuf.message import DecodeError
+
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import DigestMismatch, InvalidRequest
+from millpond.core.errors import DigestMismatch, InvalidRequest, Stalled
 from millpond.services.writing import Writer
 from millpond.store.interface import Upload
 from millpond.wire.calling import Caller
-from millpond.wire.layout import WriteMessage
+from millpond.wire.errors import Context
+from millpond.wire.layout import WriteMessage, parse_write
 
 _LOOK_EVERY_BYTES = 16 * limits.MIB
 """How often a running upload looks whether somebody else has brought the blob meanwhile."""
+
+
+class Turns:
+    """Lets a bounded number of uploads receive and store a message at once, so that messages do not fill the memory.
+
+    A turn covers one message, from the wish for it until it is stored. A peer that does not send loses its turn after a
+    moment and goes on without one: it holds next to nothing while it stalls.
+    """
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(limits.MESSAGES_IN_HAND)
+
+    @asynccontextmanager
+    async def next_message(self, context: Context) -> AsyncIterator[WriteMessage | None]:
+        """The next message while it is this upload's turn; None after the last.
+
+        Raises:
+            Stalled: nothing came for ``limits.UPLOAD_STALL_SECONDS``.
+            InvalidRequest: not a ``WriteRequest``.
+        """
+        await self._free.acquire()
+        held = True
+        coming = asyncio.ensure_future(context.read())
+        try:
+            if not (await asyncio.wait({coming}, timeout=limits.MESSAGE_PATIENCE_SECONDS))[0]:
+                self._free.release()
+                held = False
+                if not (await asyncio.wait({coming}, timeout=limits.UPLOAD_STALL_SECONDS))[0]:
+                    raise Stalled(f"nothing came for {limits.UPLOAD_STALL_SECONDS} s: resume the upload")
+            raw = coming.result()
+            yield _decoded(raw) if isinstance(raw, bytes) else None  # grpc.aio.EOF
+        finally:
+            coming.cancel()
+            if held:
+                self._free.release()
+
+
+def _decoded(raw: bytes) -> WriteMessage:
+    try:
+        return parse_write(raw)
+    except DecodeError:
+        raise InvalidRequest("the request is not a google.bytestream.WriteRequest") from None
 
 
 class Receiver:
@@ -17,7 +66,7 @@ class Receiver:
 
     def __init__(self, writer: Writer, digest: Digest, session: str, caller: Caller) -> None:
         self._writer = writer
-        self._digest = digest
+        self.digest = digest
         self._session = session
         self._caller = caller
         self._begun = False
@@ -25,6 +74,10 @@ class Receiver:
         self._upload: Upload | None = None
         self._looked_at = 0
         self.committed = 0
+
+    async def is_needless(self) -> bool:
+        """Whether the blob is here already (remote_execution.proto: the call then ends at once)."""
+        return self.digest != EMPTY and await self._caller.writing(self._writer.holds, self.digest)
 
     async def accept(self, message: WriteMessage) -> bool:
         """Take one message; True when the blob is complete in the store.
@@ -42,8 +95,8 @@ class Receiver:
                 )
         else:
             await self._begin(message.write_offset)
-        if self.committed + len(message.data) > self._digest.size_bytes:
-            raise DigestMismatch(f"more bytes were sent than blob {self._digest} has")
+        if self.committed + len(message.data) > self.digest.size_bytes:
+            raise DigestMismatch(f"more bytes were sent than blob {self.digest} has")
         if self._small is not None:
             return await self._accept_small(message)
         assert self._upload is not None
@@ -52,7 +105,7 @@ class Receiver:
     async def _begin(self, offset: int) -> None:
         if offset < 0:
             raise InvalidRequest(f"write_offset must not be negative, got {offset}")
-        if self._digest.size_bytes <= limits.IN_MEMORY_UPLOAD_BYTES:
+        if self.digest.size_bytes <= limits.IN_MEMORY_UPLOAD_BYTES:
             if offset:
                 raise InvalidRequest(f"nothing of this upload is kept: begin again at 0, not at {offset}")
             self._small = bytearray()
@@ -62,7 +115,7 @@ class Receiver:
 
     def _begin_spooled(self, offset: int) -> None:
         # Assigned in the thread: a stream that is cancelled meanwhile finds what it must suspend.
-        self._upload = self._writer.begin_upload(self._digest, self._session, offset=offset)
+        self._upload = self._writer.begin_upload(self.digest, self._session, offset=offset)
         self.committed = offset
 
     async def _accept_small(self, message: WriteMessage) -> bool:
@@ -75,8 +128,8 @@ class Receiver:
         if not message.finish_write:
             return False
         self._check_complete()
-        if self._digest != EMPTY:
-            (failure,) = await self._caller.writing(self._writer.put_blobs, [(self._digest, data)])
+        if self.digest != EMPTY:
+            (failure,) = await self._caller.writing(self._writer.put_blobs, [(self.digest, data)])
             if failure is not None:
                 raise failure
         return True
@@ -86,20 +139,20 @@ class Receiver:
         self.committed = upload.committed_bytes
         if message.finish_write:
             self._check_complete()
-            self._writer.finish_upload(upload, self._digest)
+            self._writer.finish_upload(upload, self.digest)
             self._upload = None
             return True
         if self.committed - self._looked_at >= _LOOK_EVERY_BYTES:
             self._looked_at = self.committed
-            if self._writer.holds(self._digest):
+            if self._writer.holds(self.digest):
                 upload.abandon()
                 self._upload = None
                 return True
         return False
 
     def _check_complete(self) -> None:
-        if self.committed != self._digest.size_bytes:
-            raise DigestMismatch(f"{self.committed} bytes were sent for blob {self._digest}")
+        if self.committed != self.digest.size_bytes:
+            raise DigestMismatch(f"{self.committed} bytes were sent for blob {self.digest}")
 
     async def abandon(self) -> None:
         """Forget what came."""

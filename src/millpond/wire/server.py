@@ -20,6 +20,11 @@ _OPTIONS = [
     ("grpc.max_concurrent_streams", limits.STREAMS_PER_CONNECTION),
     ("grpc.max_metadata_size", limits.METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", 2 * limits.METADATA_BYTES),
+    # Windows that grow by themselves would hold megabytes for every upload; a fixed one fills a fast network as well.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
+    # What is read from a socket at once is kept until the last message in it is gone.
+    ("grpc.experimental.tcp_max_read_chunk_size", limits.SOCKET_READ_BYTES),
     # A client that pings is a client behind a balancer that drops silent connections: never punish it.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.PING_INTERVAL_MS),
     ("grpc.http2.max_ping_strikes", 0),

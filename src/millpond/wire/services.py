@@ -77,7 +77,7 @@ def _storage(gate: Gate, caller: Caller) -> list[Rpc]:
             BYTESTREAM.full_name,
             "Write",
             Access.PUSH,
-            grpc.stream_unary_rpc_method_handler(answering(stream.write)),  # type: ignore[arg-type]
+            grpc.stream_unary_rpc_method_handler(answering(stream.write)),
         ),
         _unary(BYTESTREAM, "QueryWriteStatus", Access.PUSH, stream.query_write_status),
     ]

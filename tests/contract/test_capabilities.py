@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
 import pytest
 from contract.loopback import INSTANCE, LoopbackServer
 from contract.rpc_client import Client
@@ -38,3 +44,18 @@ def test_every_service_is_healthy(client: Client) -> None:
     for service, state in states.items():
         assert health.Check(health_pb2.HealthCheckRequest(service=service)) == state
         assert state.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_who_watches_the_health_hears_of_the_end_and_does_not_hold_it_up(tmp_path: Path) -> None:
+    with LoopbackServer(tmp_path / "repo") as server, Client(server.target) as client:
+        watch = health_pb2_grpc.HealthStub(client.channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        begun = time.monotonic()
+        server.stop()
+        assert time.monotonic() - begun < 10  # of the 30 s that a running transfer would get
+        assert [state.status for state in ended(watch)] in ([], [health_pb2.HealthCheckResponse.NOT_SERVING])
+
+
+def ended(stream: Iterator[health_pb2.HealthCheckResponse]) -> Iterator[health_pb2.HealthCheckResponse]:
+    with contextlib.suppress(grpc.RpcError):
+        yield from stream

@@ -83,7 +83,10 @@ def _await_serving(port: int) -> None:
 
 def _start_another(directory: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", *arguments, str(directory)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=plain
+    )
 
 
 def _refusal(process: subprocess.Popen[str]) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,11 +32,13 @@ def start(settings: Settings, *, with_configuration: bool) -> int:
 
     def announce(listeners: Sequence[Listener], quota: str) -> None:
         text = greeting(settings, listeners, quota, with_configuration=with_configuration)
-        # Whoever started us may have stopped reading; that is no reason not to serve.
-        with suppress(OSError):
+        # Whoever started us may have stopped reading; that is no reason not to serve, nor to end with another status.
+        try:
             if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal's encoding does not
                 sys.stdout.reconfigure(errors="backslashreplace")
             print(text, end="", flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     try:
         return supervise(settings, announce=announce)

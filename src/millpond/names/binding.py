@@ -86,7 +86,7 @@ class Binding:
                 foreign=fields.pop("foreign", False),
                 extra=fields,
             )
-        except (AttributeError, KeyError, TypeError, InvalidRequest) as error:
+        except (AttributeError, KeyError, TypeError, RecursionError, InvalidRequest) as error:
             raise ValueError(f"not a binding: {error}") from error
 
 

@@ -1,6 +1,8 @@
 """What a pusher may do."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from millpond.core.digest import Digest
 from millpond.core.errors import MillpondError, NoSpace
@@ -9,6 +11,8 @@ from millpond.services import assets
 from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.cache import Cache
 from millpond.store.interface import Bytes, Upload
+
+log = logging.getLogger(__name__)
 
 
 class Writer:
@@ -24,7 +28,7 @@ class Writer:
         outcomes = self._cache.blobs.put_many(blobs)
         refused = [blob[0] for blob, why in zip(blobs, outcomes, strict=True) if isinstance(why, NoSpace)]
         if refused:
-            self._cache.closures.refuse(refused)
+            self._refuse(refused)
         return outcomes
 
     def holds(self, digest: Digest) -> bool:
@@ -38,11 +42,18 @@ class Writer:
             InvalidRequest: it cannot go on at ``offset``.
             NoSpace: no room for it.
         """
-        try:
+        with self._refusing(digest):
             return self._cache.blobs.begin_upload(digest, session, offset=offset)
-        except NoSpace:
-            self._cache.closures.refuse([digest])
-            raise
+
+    def write_upload(self, upload: Upload, digest: Digest, data: Bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            DigestMismatch: more than the blob has.
+            NoSpace: the disk filled up meanwhile.
+        """
+        with self._refusing(digest):
+            upload.write(data)
 
     def finish_upload(self, upload: Upload, digest: Digest) -> None:
         """Verify and store what was uploaded.
@@ -51,11 +62,21 @@ class Writer:
             DigestMismatch: the bytes are not the blob.
             NoSpace: no room after all.
         """
-        try:
+        with self._refusing(digest):
             upload.finish()
+
+    @contextmanager
+    def _refusing(self, digest: Digest) -> Iterator[None]:
+        """Remember that there was no room: the name that follows must not count as one whose blobs live elsewhere."""
+        try:
+            yield
         except NoSpace:
-            self._cache.closures.refuse([digest])
+            self._refuse([digest])
             raise
+
+    def _refuse(self, digests: Sequence[Digest]) -> None:
+        log.warning("no room for %d blobs, the first of them %s: raise the quota", len(digests), digests[0])
+        self._cache.closures.refuse(digests)
 
     def upload_offset(self, session: str) -> int:
         """Where an interrupted upload goes on; 0 when it must begin anew."""

@@ -25,7 +25,7 @@ REPOSITORY_FORMAT = 1
 MARKER = "millpond.json"
 # What may be there before the marker: an empty mount point, or a repository that is just being made by another process.
 _BEFORE_THE_MARKER = frozenset(
-    {"lost+found", "start.lock", "segments", "index", "names", "uploads", "touch", "backup", "refusals"}
+    {"lost+found", "start.lock", "open.lock", "segments", "index", "names", "uploads", "touch", "backup", "refusals"}
     | {f"{MARKER}.new"}
 )
 _OTHERS = (

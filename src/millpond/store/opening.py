@@ -78,8 +78,8 @@ def open_repository(path: Path, *, quota_bytes: QuotaBytes = lambda _: None) -> 
     marker = recognise(path)
     layout = Layout(str(path))
     if marker is None:
+        filesystem.check_local(next(place for place in (path, *path.absolute().parents) if place.exists()))
         _make(layout)
-        marker = {"format": REPOSITORY_FORMAT, "made_by": "millpond"}
     elif not filesystem.writable(layout.root):
         return _open_read_only(layout, marker)
     filesystem.check_local(path)
@@ -109,29 +109,35 @@ def _starting(layout: Layout) -> Iterator[None]:
 
 
 def _open(layout: Layout, explicit_quota: QuotaBytes) -> OpenRepository:
-    quota_bytes = explicit_quota(filesystem.size_bytes(layout.root))
     for directory in layout.directories:
         os.makedirs(directory, exist_ok=True)
     if not os.path.exists(layout.refusals) or os.path.getsize(layout.refusals) < FILE_BYTES:
         Path(layout.refusals).write_bytes(bytes(FILE_BYTES))
-    marker = recognise(Path(layout.root)) or {"format": REPOSITORY_FORMAT}
-    if not os.path.exists(layout.marker) or (quota_bytes is not None and marker.get("quota_bytes") != quota_bytes):
-        if quota_bytes is not None:
-            marker["quota_bytes"] = quota_bytes
-        write_marker(layout, marker)
     descriptor = locks.open_lock_file(layout.open_lock)
     try:
-        if locks.try_lock(descriptor, exclusive=True):
+        alone = locks.try_lock(descriptor, exclusive=True)
+        if alone:
             filesystem.write_inhabitants(layout.open_lock)
-            index = _judged(layout)
         else:
             filesystem.check_inhabitants(layout.open_lock, layout.root)
-            index = Index(layout.index)
+        marker = _settled_marker(layout, explicit_quota(filesystem.size_bytes(layout.root)))
+        index = _judged(layout) if alone else Index(layout.index)
         locks.lock(descriptor, exclusive=False)
     except BaseException:
         os.close(descriptor)
         raise
     return OpenRepository(layout, index, marker, read_only=False, _open_lock=descriptor)
+
+
+def _settled_marker(layout: Layout, quota_bytes: int | None) -> dict[str, Any]:
+    """The marker, made if it is missing, with an explicit quota stored in it."""
+    marker = recognise(Path(layout.root)) or {"format": REPOSITORY_FORMAT, "made_by": "millpond"}
+    changed = quota_bytes is not None and marker.get("quota_bytes") != quota_bytes
+    if changed:
+        marker["quota_bytes"] = quota_bytes
+    if changed or not os.path.exists(layout.marker):
+        write_marker(layout, marker)
+    return marker
 
 
 def _open_read_only(layout: Layout, marker: dict[str, Any]) -> OpenRepository:

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 
+from millpond.core.errors import RefusedToStart
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.segment_files import SegmentFile, segment_name, segment_number
@@ -15,6 +16,7 @@ from millpond.store.segment_format import (
     FOOTER_END_BYTES,
     SEGMENT_HEADER_BYTES,
     Damaged,
+    Newer,
     Record,
     footer_begin,
     parse_footer,
@@ -27,13 +29,21 @@ _ENTRIES_AT_ONCE = 100_000
 
 
 def rebuild(index: Index, segments: str) -> None:
-    """List everything that verifies in ``segments`` in the empty ``index``. Nobody else may have either open."""
+    """List everything that verifies in ``segments`` in the empty ``index``. Nobody else may have either open.
+
+    Raises:
+        RefusedToStart: a segment was written by a newer Millpond. Nothing was removed of it.
+    """
     for number, path in sorted(segment_paths(segments)):
         try:
             file = SegmentFile(path, number)
             if file.header.number != number:
                 raise Damaged(f"it says it is segment {file.header.number:08x}")
             records, end, sealed = read_records(file)
+        except Newer as why:
+            raise RefusedToStart(
+                f"segment {number:08x} was written by a newer Millpond ({why}): upgrade Millpond"
+            ) from None
         except Damaged as why:
             # Without its header nothing in it can be verified, ever.
             log.warning("segment %08x is removed: %s", number, why)

@@ -52,6 +52,10 @@ class Damaged(Exception):
     """Bytes that do not verify."""
 
 
+class Newer(Damaged):
+    """A segment of a format that this version does not know. Not ours to judge, and not to be removed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """Who a segment is. ``seed`` is what its checksums are seeded with."""
@@ -81,12 +85,15 @@ class SegmentHeader:
         """The inverse of :meth:`encode`.
 
         Raises:
-            Damaged: not a segment of this format.
+            Newer: written by a newer Millpond.
+            Damaged: not a segment.
         """
         if len(encoded) < SEGMENT_HEADER_BYTES:
             raise Damaged("the segment header is cut short")
         magic, version, function, number, created_ms, secret = _SEGMENT.unpack_from(encoded)
         header = cls(number, created_ms, secret)
+        if magic == _SEGMENT_MAGIC and version > FORMAT_VERSION:
+            raise Newer(f"it has format {version}, this Millpond knows {FORMAT_VERSION}")
         if magic != _SEGMENT_MAGIC or version != FORMAT_VERSION or function != DigestFunction.SHA256:
             raise Damaged("not a segment of this format")
         if header.encode() != bytes(encoded[:SEGMENT_HEADER_BYTES]):

@@ -23,6 +23,7 @@ from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.failures import told
 from millpond.store.index import Entry
 from millpond.store.interface import Bytes
+from millpond.store.open_segment import write_all
 from millpond.store.sealing import Sealer
 from millpond.store.segment_files import segment_name
 from millpond.store.segment_format import (
@@ -34,7 +35,7 @@ from millpond.store.segment_format import (
     record_header,
     table_checksum,
 )
-from millpond.store.segment_writer import Placed, SegmentWriter, write_all
+from millpond.store.segment_writer import Placed, SegmentWriter
 from millpond.store.space import FOOTER_ENTRY_BYTES, Space
 
 _DATA_AT = SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES

@@ -1,7 +1,9 @@
 """How the event loop calls blocking services (I11).
 
 Short work is done on the loop with ``wait=False``; what would block, or is too much, goes to a bounded pool of threads.
-Readers and writers have a pool each, so that pushes which wait for a disk never stall a pull.
+Readers and writers have a pool each, so that pushes which wait for a disk never stall a pull. Work that is all
+computation has a pool of one: Python threads that compute at the same time only take the interpreter from each other
+(eight batches at once cost three times the time of eight in turn).
 """
 
 import asyncio
@@ -20,6 +22,8 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 _READERS = 16
+_STORERS = 2
+"""Batches that are verified and stored at once: hashing lets go of the interpreter, the rest does not."""
 _WRITERS = 32
 """Pushes spend their time waiting for a disk's sync, which many of them then share."""
 
@@ -29,12 +33,27 @@ class Caller:
 
     def __init__(self) -> None:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._thinker = ThreadPoolExecutor(1, thread_name_prefix="think")
+        self._storers = ThreadPoolExecutor(_STORERS, thread_name_prefix="store")
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
 
     async def reading(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``call`` in a reader thread."""
         work = functools.partial(call, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def computing(self, call: Callable[..., T], *args: Any) -> T:
+        """``call`` where much is computed, one at a time; in a reader thread if it must block after all."""
+        work = functools.partial(call, *args, wait=False)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thinker, work)
+        except WouldBlock:
+            return await self.reading(functools.partial(call, *args, wait=True))
+
+    async def storing(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``call`` in one of the few threads that verify and store batches."""
+        work = functools.partial(call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._storers, work)
 
     async def writing(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``call`` in a writer thread.
@@ -63,8 +82,8 @@ class Caller:
 
     def close(self) -> None:
         """Let running calls end; start no more."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        self._writers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._readers, self._thinker, self._storers, self._writers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def decode(message: type[M], raw: bytes) -> M:

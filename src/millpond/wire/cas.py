@@ -1,5 +1,6 @@
 """``build.bazel.remote.execution.v2.ContentAddressableStorage``."""
 
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from google.protobuf.message import DecodeError
@@ -18,7 +19,12 @@ from millpond.wire.errors import Context, code_number
 from millpond.wire.gate import Gate, check_function
 from millpond.wire.tree_pages import TreePages
 
+Admit = Callable[[str], Reader]
+"""An instance name to its reader."""
+Answer = Callable[..., bytes]
 SERVICE = re_pb2.DESCRIPTOR.services_by_name["ContentAddressableStorage"]
+_ON_LOOP_BYTES = 72 * limits.LOOKUPS_ON_LOOP
+"""The length of a request with as many digests as are looked up on the loop."""
 _IDENTITY = re_pb2.Compressor.IDENTITY
 _NOT_FOUND = status_pb2.Status(code=5, message="this blob is not in the cache")
 _NO_ROOM_IN_ANSWER = status_pb2.Status(code=8, message="the answer is full: ask again")
@@ -37,14 +43,7 @@ class ContentAddressableStorageServicer:
 
     async def find_missing_blobs(self, raw: bytes, context: Context) -> bytes:
         """``FindMissingBlobs``."""
-        admission = self._gate.admission()
-        principal = self._gate.principal(context)
-        request = _digest_list(layout.parse_find_missing, raw)
-        reader = admission.reader(principal, request.instance_name)
-        check_function(request.digest_function)
-        if len(request.digests) <= limits.LOOKUPS_ON_LOOP:
-            return await self._caller.briefly(_find_missing, reader, request)
-        return await self._caller.reading(_find_missing, reader, request)
+        return await self._about_digests(_find_missing, raw, context)
 
     async def batch_update_blobs(self, raw: bytes, context: Context) -> bytes:
         """``BatchUpdateBlobs``."""
@@ -57,19 +56,18 @@ class ContentAddressableStorageServicer:
         _check_count(len(request.requests))
         if not request.requests:
             return b""
-        return await self._caller.writing(_update, writer, request)
+        return await self._caller.storing(_update, writer, request)
 
     async def batch_read_blobs(self, raw: bytes, context: Context) -> bytes:
         """``BatchReadBlobs``."""
+        return await self._about_digests(_read_batch, raw, context)
+
+    async def _about_digests(self, answer: Answer, raw: bytes, context: Context) -> bytes:
+        """Short requests on the loop, long ones where much is computed, their parsing included."""
         admission = self._gate.admission()
         principal = self._gate.principal(context)
-        request = _digest_list(layout.parse_batch_read, raw)
-        reader = admission.reader(principal, request.instance_name)
-        check_function(request.digest_function)
-        _check_count(len(request.digests))
-        if len(request.digests) <= limits.LOOKUPS_ON_LOOP:
-            return await self._caller.briefly(_read_batch, reader, request)
-        return await self._caller.reading(_read_batch, reader, request)
+        call = self._caller.briefly if len(raw) <= _ON_LOOP_BYTES else self._caller.computing
+        return await call(answer, functools.partial(admission.reader, principal), raw)
 
     async def get_tree(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         """``GetTree``."""
@@ -100,11 +98,17 @@ class ContentAddressableStorageServicer:
         raise NotServed("SpliceBlob is not offered here: write the blob whole")
 
 
-def _digest_list(parse: Callable[[bytes], layout.DigestList], raw: bytes) -> layout.DigestList:
+def _admitted(
+    admit: Admit, parse: Callable[[bytes], layout.DigestList], raw: bytes
+) -> tuple[Reader, layout.DigestList]:
+    """A request that is a list of digests, and the reader that its instance admits to; digests are looked at later (I7)."""
     try:
-        return parse(raw)
+        request = parse(raw)
     except DecodeError:
         raise InvalidRequest("the request is not of this method's type") from None
+    reader = admit(request.instance_name)
+    check_function(request.digest_function)
+    return reader, request
 
 
 def _check_count(items: int) -> None:
@@ -112,10 +116,10 @@ def _check_count(items: int) -> None:
         raise InvalidRequest(f"a batch holds at most {_BATCH_ITEMS} blobs, this one {items}: use several")
 
 
-def _find_missing(reader: Reader, request: layout.DigestList, *, wait: bool = True) -> bytes:
-    digests = request.validated()
-    missing = reader.find_missing(digests, wait=wait)
-    if request.encoded is not None and len(missing) == len(digests):
+def _find_missing(admit: Admit, raw: bytes, *, wait: bool = True) -> bytes:
+    reader, request = _admitted(admit, layout.parse_find_missing, raw)
+    missing = reader.find_missing(request.validated(), wait=wait)
+    if request.encoded is not None and len(missing) == len(request.digests):
         return request.encoded
     return layout.find_missing_response(missing)
 
@@ -151,8 +155,10 @@ def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
     return response.SerializeToString()
 
 
-def _read_batch(reader: Reader, request: layout.DigestList, *, wait: bool = True) -> bytes:
+def _read_batch(admit: Admit, raw: bytes, *, wait: bool = True) -> bytes:
     """Lay out the answer; never more than ``limits.ANSWER_BYTES``."""
+    reader, request = _admitted(admit, layout.parse_batch_read, raw)
+    _check_count(len(request.digests))
     try:
         digests = request.validated()
     except InvalidRequest:

@@ -135,7 +135,7 @@ class Receiver:
         return True
 
     def _accept_spooled(self, upload: Upload, message: WriteMessage) -> bool:
-        upload.write(message.data)
+        self._writer.write_upload(upload, self.digest, message.data)
         self.committed = upload.committed_bytes
         if message.finish_write:
             self._check_complete()

@@ -1,5 +1,6 @@
 """The gRPC server of one worker: options, listeners, health, reflection, drain."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,25 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 
     def __init__(self, services: Iterable[str]) -> None:
         super().__init__()
+        self._watches: set[asyncio.Future[None]] = set()
         self._server_status = dict.fromkeys(["", *services], health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def Watch(self, request: object, context: object) -> None:  # noqa: N802
+        """The state of a service, whenever it changes, until the server stops."""
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await asyncio.wait({watch})
+        finally:
+            self._watches.discard(watch)
+            watch.cancel()
+
+    async def end_watches(self) -> None:
+        """Let go of everybody who watches: they would hold up the drain."""
+        await self.enter_graceful_shutdown()
+        await asyncio.sleep(0)  # the last state is on its way
+        for watch in list(self._watches):
+            watch.cancel()
 
     async def List(self, request: object, context: object) -> health_pb2.HealthListResponse:  # noqa: ARG002, N802
         """The state of every service."""
@@ -92,6 +111,6 @@ class EdgeServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """GOAWAY to everybody at once; running calls get ``grace_seconds`` to end."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.end_watches()
         await self._server.stop(grace_seconds)
         self._caller.close()

@@ -378,3 +378,17 @@ def test_a_rebuild_says_how_much_it_found(closed: Repository, caplog: pytest.Log
         closed.open()
     assert f"{len(BLOBS) + 1} blobs" in caplog.text
     closed.close()
+
+
+def test_a_segment_of_a_newer_millpond_is_refused_and_left_alone(repository: Repository, rebuilt: list[str]) -> None:
+    fill(repository.store)
+    repository.close()
+    segment = sorted((repository.path / "segments").iterdir())[0]
+    content = bytearray(segment.read_bytes())
+    content[8] += 1  # the format version follows eight bytes of magic
+    segment.write_bytes(content)
+    shutil.rmtree(repository.path / "index")
+    with pytest.raises(RefusedToStart, match="newer Millpond"):
+        repository.open()
+    assert rebuilt
+    assert segment.read_bytes() == content

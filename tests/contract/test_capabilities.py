@@ -47,7 +47,8 @@ def test_every_service_is_healthy(client: Client) -> None:
 
 
 def test_who_watches_the_health_hears_of_the_end_and_does_not_hold_it_up(tmp_path: Path) -> None:
-    with LoopbackServer(tmp_path / "repo") as server, Client(server.target) as client:
+    server = LoopbackServer(tmp_path / "repo")
+    with Client(server.target) as client:
         watch = health_pb2_grpc.HealthStub(client.channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         begun = time.monotonic()

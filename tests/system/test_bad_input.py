@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -123,9 +124,19 @@ def test_more_metadata_than_a_call_may_have(client: Client) -> None:
         client.rpc("GetCapabilities")(b"", metadata=[("x-large", "v" * 200_000)], timeout=20)
 
 
-def test_a_call_that_has_no_time_left(client: Client) -> None:
+def test_a_call_whose_time_runs_out_in_the_middle(client: Client) -> None:
+    data = os.urandom(3 * limits.MIB)
+    name = client.write_name(Digest.of(data))
+    over = threading.Event()
+
+    def stops() -> Iterator[object]:
+        yield from messages(name, data[: 2 * limits.MIB], finish=False)
+        over.wait(20)
+
     with refused("DEADLINE_EXCEEDED"):
-        client.rpc("GetCapabilities")(b"", timeout=1e-9)
+        client.rpc("Write")(stops(), timeout=0.5)
+    over.set()
+    assert client.upload(data) == len(data)
 
 
 def test_a_call_compressed_in_every_way_that_grpc_knows(client: Client) -> None:

@@ -40,8 +40,9 @@ class Turns:
         await self._free.acquire()
         held = True
         coming = asyncio.ensure_future(context.read())
+        patience = min(limits.MESSAGE_PATIENCE_SECONDS, limits.UPLOAD_STALL_SECONDS)
         try:
-            if not (await asyncio.wait({coming}, timeout=limits.MESSAGE_PATIENCE_SECONDS))[0]:
+            if not (await asyncio.wait({coming}, timeout=patience))[0]:
                 self._free.release()
                 held = False
                 if not (await asyncio.wait({coming}, timeout=limits.UPLOAD_STALL_SECONDS))[0]:

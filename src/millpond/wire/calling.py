@@ -2,8 +2,8 @@
 
 Short work is done on the loop with ``wait=False``; what would block, or is too much, goes to a bounded pool of threads.
 Readers and writers have a pool each, so that pushes which wait for a disk never stall a pull. Work that is all
-computation has a pool of one: Python threads that compute at the same time only take the interpreter from each other
-(eight batches at once cost three times the time of eight in turn).
+computation has a pool of one: Python threads that compute at the same time only take the interpreter from each other,
+and together they take longer than in turn.
 """
 
 import asyncio

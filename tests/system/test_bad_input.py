@@ -262,3 +262,23 @@ def test_of_a_bug_only_a_number_crosses_the_wire(
         assert logged == set(told)
         assert len(logged) == len(failing)
         assert caplog.text.count(SECRET) >= len(failing)
+
+
+def test_uploads_that_stall_do_not_hold_up_the_others(client: Client) -> None:
+    """More of them than may have a message in hand at once, each in the middle of its blob."""
+    over = threading.Event()
+
+    def stalls(name: str, data: bytes) -> Iterator[object]:
+        yield from messages(name, data[: limits.MIB], finish=False)
+        over.wait(30)
+
+    blobs = [os.urandom(2 * limits.MIB) for _ in range(3 * limits.MESSAGES_IN_HAND)]
+    calls = [client.rpc("Write").future(stalls(client.write_name(Digest.of(blob)), blob), timeout=40) for blob in blobs]
+    try:
+        honest = os.urandom(5 * limits.MIB)
+        assert client.upload(honest) == len(honest)
+        assert not any(call.done() for call in calls)
+    finally:
+        over.set()
+        for call in calls:
+            call.cancel()

@@ -21,10 +21,7 @@ class Principal:
 
 
 class Admission:
-    """Admits principals to one cache.
-
-    Until :meth:`open` was called nobody gets in, with ``NotReady`` from the edge.
-    """
+    """Admits principals to one cache, once it is open; until then the edge says ``NotReady``."""
 
     def __init__(self, cache: Cache, *, instances: Collection[str], push: bool) -> None:
         self._cache = cache

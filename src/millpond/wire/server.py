@@ -59,6 +59,8 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._watches.add(watch)
         try:
             await asyncio.wait({watch})
+            if not watch.cancelled():
+                watch.result()  # its failure is the call's
         finally:
             self._watches.discard(watch)
             watch.cancel()

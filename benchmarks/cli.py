@@ -1,4 +1,4 @@
-"""The two commands: ``run`` measures, ``check`` compares with the bars."""
+"""The commands: ``run`` measures, ``check`` compares with the bars, ``size`` measures what millions of blobs cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import real_client, tables
+from benchmarks import real_client, size, tables
 from benchmarks.bars import Bars
 from benchmarks.messages import UnexpectedAnswer
 from benchmarks.results import Results, UnreadableResult
@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("result", type=Path, nargs="?", metavar="RESULT.json", help="a file that `run` wrote")
     _add_common(check)
     check.set_defaults(command=_check, only=None, servers=None, quick=False, output=None)
+
+    size.add_command(commands)
     return parser
 
 

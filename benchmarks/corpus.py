@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,9 @@ class Scale:
     large_blobs: int = 4
     large_blob_bytes: int = 128_000_000
     client_files: int = 20_000
+    # Into a store of SMALL_QUOTA_BYTES: while there is room, and three quotas more.
+    roomy_bytes: int = 240_000_000
+    overflow_bytes: int = 1_200_000_000
 
 
 FULL = Scale()
@@ -67,6 +70,8 @@ QUICK = Scale(
     large_blobs=2,
     large_blob_bytes=16_000_000,
     client_files=2_000,
+    roomy_bytes=40_000_000,
+    overflow_bytes=400_000_000,
 )
 
 
@@ -104,21 +109,13 @@ class Corpus:
     @cached_property
     def batches(self) -> list[Batch]:
         """The small blobs in the order in which a client packs them: full batches."""
-        batches: list[Batch] = []
-        items: list[bytes] = []
-        digests: list[Digest] = []
-        data_bytes = request_bytes = 0
-        for digest, data in self._small:
-            item = messages.batch_update_item(digest, data)
-            if items and (data_bytes + len(data) > BATCH_DATA_BYTES or request_bytes + len(item) > REQUEST_BYTES):
-                batches.append(_batch(items, digests))
-                items, digests = [], []
-                data_bytes = request_bytes = 0
-            items.append(item)
-            digests.append(digest)
-            data_bytes += len(data)
-            request_bytes += len(item)
-        return [*batches, _batch(items, digests)]
+        return list(_packed(self._small))
+
+    def filling(self, label: str, size_bytes: int) -> list[Batch]:
+        """About ``size_bytes`` of blobs that nobody else stores. Made anew for each turn: too much to keep."""
+        rng = random.Random(f"{SEED}-{label}")
+        sizes = blob_sizes(rng, size_bytes // MEAN_BLOB_BYTES)
+        return list(_packed((Digest.of(data), data) for data in map(rng.randbytes, sizes)))
 
     @cached_property
     def questions_present(self) -> list[bytes]:
@@ -175,6 +172,23 @@ class Corpus:
             digest = Digest.of(data)
             uploads.append((digest, messages.write(digest, data, chunk_bytes=WRITE_CHUNK_BYTES)))
         return uploads
+
+
+def _packed(blobs: Iterable[tuple[Digest, bytes]]) -> Iterator[Batch]:
+    items: list[bytes] = []
+    digests: list[Digest] = []
+    data_bytes = request_bytes = 0
+    for digest, data in blobs:
+        item = messages.batch_update_item(digest, data)
+        if items and (data_bytes + len(data) > BATCH_DATA_BYTES or request_bytes + len(item) > REQUEST_BYTES):
+            yield _batch(items, digests)
+            items, digests = [], []
+            data_bytes = request_bytes = 0
+        items.append(item)
+        digests.append(digest)
+        data_bytes += len(data)
+        request_bytes += len(item)
+    yield _batch(items, digests)
 
 
 def _batch(items: list[bytes], digests: list[Digest]) -> Batch:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -86,6 +88,47 @@ class Generator:
         calls = [channel.stream_unary(messages.WRITE) for channel in self._channels]
         return self._timed(uploads, in_flight, lambda caller, upload: calls[caller % len(calls)](iter(upload)))
 
+    def write_while_reading(
+        self, updates: Sequence[bytes], reads: Sequence[bytes], *, writers: int, reads_per_second: int
+    ) -> tuple[Timed, list[float]]:
+        """BatchUpdateBlobs by ``writers`` callers; meanwhile small reads at a steady pace, and how long each took.
+
+        A read's clock starts when it was due, not when it was sent: one that waits delays no other and hides nothing.
+        The reader has a connection of its own.
+        """
+        update = [channel.unary_unary(messages.BATCH_UPDATE_BLOBS) for channel in self._channels[1:]]
+        read = self._channels[0].unary_stream(messages.READ)
+        latencies: list[float] = []
+        done = asyncio.Event()
+
+        async def one(due: float, request: bytes) -> None:
+            answer = [message async for message in read(request)]
+            latencies.append(time.perf_counter() - due)
+            if not answer:
+                raise messages.UnexpectedAnswer("a read was answered with nothing")
+
+        async def reader() -> None:
+            begin = time.perf_counter()
+            async with asyncio.TaskGroup() as calls:
+                for number in itertools.count():
+                    due = begin + number / reads_per_second
+                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                    if done.is_set():
+                        return
+                    calls.create_task(one(due, reads[number % len(reads)]))
+
+        async def write() -> Timed:
+            try:
+                return await self._all(updates, writers, partial(_in_turn, update))
+            finally:
+                done.set()
+
+        async def both() -> Timed:
+            timed, _ = await asyncio.gather(write(), reader())
+            return timed
+
+        return self._run(both()), latencies
+
     def open(self, method: str, count: int, *, in_flight: int) -> Timed:
         """A new connection, one empty call and a close, ``count`` times."""
 
@@ -110,6 +153,14 @@ class Generator:
 
     def _timed(self, requests: Sequence[Any], in_flight: int, send: Callable[[int, Any], Awaitable[Any]]) -> Timed:
         """``in_flight`` callers, each with one call at a time, until all ``requests`` are answered."""
+        gc.collect()
+        gc.disable()
+        try:
+            return self._run(self._all(requests, in_flight, send))
+        finally:
+            gc.enable()
+
+    async def _all(self, requests: Sequence[Any], in_flight: int, send: Callable[[int, Any], Awaitable[Any]]) -> Timed:
         answers: list[Any] = [None] * len(requests)
         waiting = iter(range(len(requests)))
 
@@ -117,14 +168,10 @@ class Generator:
             for at in waiting:
                 answers[at] = await send(number, requests[at])
 
-        async def all_callers() -> float:
-            begin = time.perf_counter()
-            await asyncio.gather(*(caller(number) for number in range(in_flight)))
-            return time.perf_counter() - begin
+        begin = time.perf_counter()
+        await asyncio.gather(*(caller(number) for number in range(in_flight)))
+        return Timed(time.perf_counter() - begin, answers)
 
-        gc.collect()
-        gc.disable()
-        try:
-            return Timed(self._run(all_callers()), answers)
-        finally:
-            gc.enable()
+
+def _in_turn(calls: Sequence[Callable[[Any], Awaitable[Any]]], caller: int, request: Any) -> Awaitable[Any]:
+    return calls[caller % len(calls)](request)

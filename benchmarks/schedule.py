@@ -76,7 +76,8 @@ def _generated_turns(plan: Plan, scratch: Path) -> Iterator[Turn]:
     chosen = [WORKLOADS[name] for name in plan.workloads]
     for group in dict.fromkeys(workload.session for workload in chosen):
         members = [workload for workload in chosen if workload.session == group]
-        for run, kind in product(range(1, plan.runs + 1), plan.servers):
+        taking_part = [kind for kind in plan.servers if kind.takes_part_in(group)]
+        for run, kind in product(range(1, plan.runs + 1), taking_part):
             yield partial(_generated_turn, plan, scratch, corpus, kind, members, run)
 
 

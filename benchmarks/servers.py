@@ -74,6 +74,11 @@ def _output(command: list[str]) -> str:
     return run.stdout.strip() or run.stderr.strip()
 
 
+FULL_STORE = "full store"
+"""The session for which servers are started with a small quota."""
+SMALL_QUOTA_BYTES = 400_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class ServerKind:
     """One contender: its name in tables, what it is, and how to start it on a store directory.
@@ -89,18 +94,27 @@ class ServerKind:
     # Names of workloads that it does not offer. All four speak all protocols used here: buildbox-casd has Remote
     # Asset services of its own when it runs as a plain server (1.4.25, tried), so it is the peer for assets as well.
     cannot: frozenset[str] = frozenset()
+    # The one session that it is there for; None: all but those that have servers of their own.
+    session: str | None = None
+
+    def takes_part_in(self, session: str) -> bool:
+        return session == self.session if FULL_STORE in (session, self.session) else True
 
 
-def _millpond(workers: int) -> Callable[[Peers, Path, int], list[str]]:
+def _millpond(workers: int, *options: str) -> Callable[[Peers, Path, int], list[str]]:
     def command(_peers: Peers, store: Path, _port: int) -> list[str]:
         serve = [sys.executable, "-m", "millpond", "serve", "--enable-push", "--listen", "127.0.0.1:0"]
-        return [*serve, "--workers", str(workers), str(store)]
+        return [*serve, "--workers", str(workers), *options, str(store)]
 
     return command
 
 
 def _casd(peers: Peers, store: Path, port: int) -> list[str]:
     return [str(peers.casd), f"--bind=127.0.0.1:{port}", str(store)]
+
+
+def _small_casd(peers: Peers, store: Path, port: int) -> list[str]:
+    return [str(peers.casd), f"--bind=127.0.0.1:{port}", f"--quota-high={SMALL_QUOTA_BYTES}", str(store)]
 
 
 def _upstream(peers: Peers, store: Path, _port: int) -> list[str]:
@@ -114,6 +128,13 @@ SERVERS = {
         ServerKind("millpond-2", "Millpond, 2 workers", _millpond(2)),
         ServerKind("casd", "buildbox-casd, its defaults", _casd, announces=False),
         ServerKind("upstream", "BuildStream's in-process server", _upstream),
+        ServerKind(
+            "millpond-small",
+            "Millpond, 2 workers, a small quota",
+            _millpond(2, "--quota", str(SMALL_QUOTA_BYTES)),
+            session=FULL_STORE,
+        ),
+        ServerKind("casd-small", "buildbox-casd, a small quota", _small_casd, announces=False, session=FULL_STORE),
     )
 }
 

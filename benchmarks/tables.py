@@ -19,6 +19,7 @@ _PAIRS = (
     ("millpond-2", "millpond-1"),
     ("millpond-1", "upstream"),
     ("casd", "upstream"),
+    ("millpond-small", "casd-small"),
 )
 
 
@@ -63,7 +64,7 @@ def verdict(found: Verdict) -> str:
     rows = [
         [
             _TITLES[finding.bar.workload],
-            f"{finding.bar.server}/{finding.bar.peer}",
+            f"{finding.bar.server}/{finding.bar.than or finding.bar.peer}",
             _number(finding.ratio),
             f"{finding.bar.at_least:.2f}",
             _NOT_MEASURED if finding.ratio is None else f"{finding.share_of_bar:.2f}",

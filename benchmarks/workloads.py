@@ -17,15 +17,23 @@ from benchmarks.corpus import Corpus
 from benchmarks.load import Generator, Timed
 from benchmarks.measure import Sample, Usage, metered
 from benchmarks.messages import UnexpectedAnswer
-from benchmarks.servers import RunningServer
+from benchmarks.servers import FULL_STORE, RunningServer
 
-# Calls in flight: see load.py for small ones; a few are enough where each call is megabytes or thousands of digests.
-IN_FLIGHT_SMALL = 32
-IN_FLIGHT_BIG = 8
+# A client asks one question after the other: bst waits for the missing digests before it uploads, for one batch before
+# it sends the next. So one caller is what one client waits for, and a crowd is what the machine can do. As many calls in
+# flight as give the peer its best (see load.py); a few are enough where each call is megabytes or thousands of digests.
+ONE = 1
+CROWD_SMALL = 32
+CROWD_BIG = 8
 # One build machine pushes up to four artifacts at a time (BuildStream's default), so this is two of them.
 ASSET_CALLERS = 8
 OPENERS = 8
 STREAMS_TOGETHER = 4
+# While a store fills up and overflows: two machines push, one pulls.
+WRITERS = 2
+READS_PER_SECOND = 200
+# So few that each is read twice a second: younger than anything that a full store lets go.
+KEEPSAKES = 100
 WARM_UP_CALLS = 64
 BYTES_PER_MB = 1_000_000
 
@@ -38,6 +46,7 @@ class Session:
     load: Generator
     corpus: Corpus
     stored: set[str] = field(default_factory=set)
+    latencies: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +98,10 @@ def _clocked(session: Session, units: float, work: Callable[[], Timed]) -> Measu
     return Measured(units, timed, usage)
 
 
-def _empty_unary(session: Session) -> Measured:
-    call = partial(session.load.unary, messages.FIND_MISSING_BLOBS, in_flight=IN_FLIGHT_SMALL)
+def _empty_unary(session: Session, callers: int) -> Measured:
+    call = partial(session.load.unary, messages.FIND_MISSING_BLOBS, in_flight=callers)
     call([b""] * WARM_UP_CALLS)
-    requests = [b""] * session.corpus.scale.empty_calls
+    requests = [b""] * (session.corpus.scale.empty_calls if callers > 1 else session.corpus.scale.empty_calls // 4)
     measured = _clocked(session, len(requests), lambda: call(requests))
     for answer in measured.timed.answers:
         messages.require_missing(answer, 0)
@@ -106,10 +115,10 @@ def _openings(session: Session) -> Measured:
     return _clocked(session, count, lambda: visit(count))
 
 
-def _batch_update(session: Session) -> Measured:
+def _batch_update(session: Session, callers: int) -> Measured:
     requests = [batch.update for batch in session.corpus.batches]
     blobs = len(session.corpus.small_digests)
-    update = partial(session.load.unary, messages.BATCH_UPDATE_BLOBS, in_flight=IN_FLIGHT_BIG)
+    update = partial(session.load.unary, messages.BATCH_UPDATE_BLOBS, in_flight=callers)
     measured = _clocked(session, blobs, lambda: update(requests))
     messages.require_updated(measured.timed.answers, blobs)
     session.stored.add("small blobs")
@@ -118,12 +127,12 @@ def _batch_update(session: Session) -> Measured:
 
 def _need_small_blobs(session: Session) -> None:
     if "small blobs" not in session.stored:
-        _batch_update(session)
+        _batch_update(session, ONE)
 
 
-def _find_missing(session: Session, questions: list[bytes], missing_each: int) -> Measured:
+def _find_missing(session: Session, questions: list[bytes], missing_each: int, callers: int) -> Measured:
     _need_small_blobs(session)
-    ask = partial(session.load.unary, messages.FIND_MISSING_BLOBS, in_flight=IN_FLIGHT_BIG)
+    ask = partial(session.load.unary, messages.FIND_MISSING_BLOBS, in_flight=callers)
     ask(questions)
     requests = questions * session.corpus.scale.question_passes
     digests = len(requests) * session.corpus.scale.digests_per_question
@@ -133,17 +142,17 @@ def _find_missing(session: Session, questions: list[bytes], missing_each: int) -
     return measured
 
 
-def _find_missing_absent(session: Session) -> Measured:
-    return _find_missing(session, session.corpus.questions_absent, session.corpus.scale.digests_per_question)
+def _find_missing_absent(session: Session, callers: int) -> Measured:
+    return _find_missing(session, session.corpus.questions_absent, session.corpus.scale.digests_per_question, callers)
 
 
-def _find_missing_present(session: Session) -> Measured:
-    return _find_missing(session, session.corpus.questions_present, 0)
+def _find_missing_present(session: Session, callers: int) -> Measured:
+    return _find_missing(session, session.corpus.questions_present, 0, callers)
 
 
-def _batch_read(session: Session) -> Measured:
+def _batch_read(session: Session, callers: int) -> Measured:
     _need_small_blobs(session)
-    ask = partial(session.load.unary, messages.BATCH_READ_BLOBS, in_flight=IN_FLIGHT_BIG)
+    ask = partial(session.load.unary, messages.BATCH_READ_BLOBS, in_flight=callers)
     once = [batch.read for batch in session.corpus.batches]
     ask(once)
     requests = once * session.corpus.scale.batch_read_passes
@@ -153,11 +162,11 @@ def _batch_read(session: Session) -> Measured:
     return measured
 
 
-def _stream_read_small(session: Session) -> Measured:
+def _stream_read_small(session: Session, callers: int) -> Measured:
     _need_small_blobs(session)
     reads = session.corpus.stream_reads * session.corpus.scale.stream_passes
     requests = [request for _, request in reads]
-    read = partial(session.load.read, in_flight=IN_FLIGHT_SMALL, keep=True)
+    read = partial(session.load.read, in_flight=callers, keep=True)
     read(requests[:WARM_UP_CALLS])
     measured = _clocked(session, len(requests), lambda: read(requests))
     for (digest, _), answer in zip(reads, measured.timed.answers, strict=True):
@@ -181,15 +190,17 @@ def _asset_push(session: Session) -> Measured:
 
 
 def _asset_push_one_caller(session: Session) -> Measured:
-    return _push_assets(session, "single", session.corpus.scale.assets_by_one_caller, 1)
+    return _push_assets(session, "single", session.corpus.scale.assets_by_one_caller, ONE)
 
 
-def _asset_fetch(session: Session) -> Measured:
+def _asset_fetch(session: Session, callers: int) -> Measured:
     if "assets" not in session.stored:
         _asset_push(session)
     fetches = session.corpus.asset_fetches("crowd", session.corpus.scale.assets) * session.corpus.scale.fetch_passes
+    if callers == ONE:
+        fetches = fetches[: session.corpus.scale.assets]
     requests = [request for _, request in fetches]
-    fetch = partial(session.load.unary, messages.FETCH_BLOB, in_flight=IN_FLIGHT_SMALL)
+    fetch = partial(session.load.unary, messages.FETCH_BLOB, in_flight=callers)
     fetch(requests[:WARM_UP_CALLS])
     measured = _clocked(session, len(requests), lambda: fetch(requests))
     for (digest, _), answer in zip(fetches, measured.timed.answers, strict=True):
@@ -226,34 +237,92 @@ def _large_read(session: Session, streams: int) -> Measured:
     return measured
 
 
+def _fill(session: Session, label: str) -> Measured:
+    """Store new blobs, while one client reads small ones all the time."""
+    corpus = session.corpus
+    keepsakes = corpus.batches[0]
+    if "keepsakes" not in session.stored:
+        session.load.unary(messages.BATCH_UPDATE_BLOBS, [keepsakes.update], in_flight=ONE)
+        session.stored.add("keepsakes")
+    reads = [messages.read(digest) for digest in corpus.small_digests[:KEEPSAKES]]
+    batches = corpus.filling(label, getattr(corpus.scale, f"{label}_bytes"))
+    blobs = sum(batch.blobs for batch in batches)
+    latencies: list[float] = []
+
+    def work() -> Timed:
+        timed, latencies[:] = session.load.write_while_reading(
+            [batch.update for batch in batches], reads, writers=WRITERS, reads_per_second=READS_PER_SECOND
+        )
+        return timed
+
+    measured = _clocked(session, blobs, work)
+    messages.require_updated(measured.timed.answers, blobs)
+    session.latencies[label] = sorted(latencies)
+    return measured
+
+
+def _slowest_reads(session: Session, label: str) -> Measured:
+    """The time that 99 of 100 small reads took at most during :func:`_fill`, as a rate: so many of them in a second."""
+    latencies = session.latencies[label]
+    return Measured(1, Timed(latencies[len(latencies) * 99 // 100], []), Usage(0, 0, 0, 0, 0))
+
+
+Measure = Callable[..., Measured]
+
+
+def _alone_and_together(
+    name: str, title: str, unit: str, measure: Measure, crowd: int, crowd_session: str = "small"
+) -> list[Workload]:
+    """The same work by one caller, and by as many as the peer does best with."""
+    together = f"{title}, {crowd} callers"
+    return [
+        Workload(name, title, unit, "small", partial(measure, callers=ONE)),
+        Workload(f"{name}-together", together, unit, crowd_session, partial(measure, callers=crowd)),
+    ]
+
+
+def _of_large_blobs(name: str, title: str, measure: Measure) -> list[Workload]:
+    """One stream, and several on a store of their own."""
+    together = f"{title}, {STREAMS_TOGETHER} streams"
+    return [
+        Workload(name, f"{title}, 1 stream", "MB", "large", partial(measure, streams=ONE)),
+        Workload(f"{name}-together", together, "MB", "large, together", partial(measure, streams=STREAMS_TOGETHER)),
+    ]
+
+
+def _fillings(label: str, title: str) -> list[Workload]:
+    """How fast a store of a small quota takes blobs, and how long a reader waits meanwhile."""
+    return [
+        Workload(f"fill-{label}", title, "blob", FULL_STORE, partial(_fill, label=label)),
+        Workload(
+            f"reads-{label}", f"{title}: 1/p99 of a read", "p99", FULL_STORE, partial(_slowest_reads, label=label)
+        ),
+    ]
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("empty-unary", "empty unary call", "call", "small", _empty_unary),
+        *_alone_and_together("empty-unary", "empty unary call", "call", _empty_unary, CROWD_SMALL),
         Workload("openings", "openings (connect, one call, close)", "opening", "small", _openings),
-        Workload("batch-update", "BatchUpdateBlobs", "blob", "small", _batch_update),
-        Workload("find-missing-absent", "FindMissingBlobs, absent", "digest", "small", _find_missing_absent),
-        Workload("find-missing-present", "FindMissingBlobs, present", "digest", "small", _find_missing_present),
-        Workload("batch-read", "BatchReadBlobs", "blob", "small", _batch_read),
-        Workload("stream-read-small", "ByteStream read, small blobs", "blob", "small", _stream_read_small),
-        Workload("asset-push", "asset push, 8 callers", "push", "small", _asset_push),
+        # What was stored once is not stored again: the crowd gets a store of its own.
+        *_alone_and_together("batch-update", "BatchUpdateBlobs", "blob", _batch_update, CROWD_BIG, "small, together"),
+        *_alone_and_together(
+            "find-missing-absent", "FindMissingBlobs, absent", "digest", _find_missing_absent, CROWD_BIG
+        ),
+        *_alone_and_together(
+            "find-missing-present", "FindMissingBlobs, present", "digest", _find_missing_present, CROWD_BIG
+        ),
+        *_alone_and_together("batch-read", "BatchReadBlobs", "blob", _batch_read, CROWD_BIG),
+        *_alone_and_together(
+            "stream-read-small", "ByteStream read, small blobs", "blob", _stream_read_small, CROWD_SMALL
+        ),
+        Workload("asset-push", f"asset push, {ASSET_CALLERS} callers", "push", "small", _asset_push),
         Workload("asset-push-one-caller", "asset push, 1 caller", "push", "small", _asset_push_one_caller),
-        Workload("asset-fetch", "asset fetch", "fetch", "small", _asset_fetch),
-        Workload("large-write", "ByteStream write, 128 MB, 1 stream", "MB", "large", partial(_large_write, streams=1)),
-        Workload("large-read", "ByteStream read, 128 MB, 1 stream", "MB", "large", partial(_large_read, streams=1)),
-        Workload(
-            "large-write-together",
-            "ByteStream write, 128 MB, 4 streams",
-            "MB",
-            "large, together",
-            partial(_large_write, streams=STREAMS_TOGETHER),
-        ),
-        Workload(
-            "large-read-together",
-            "ByteStream read, 128 MB, 4 streams",
-            "MB",
-            "large, together",
-            partial(_large_read, streams=STREAMS_TOGETHER),
-        ),
+        *_alone_and_together("asset-fetch", "asset fetch", "fetch", _asset_fetch, CROWD_SMALL),
+        *_of_large_blobs("large-write", "ByteStream write, 128 MB", _large_write),
+        *_of_large_blobs("large-read", "ByteStream read, 128 MB", _large_read),
+        *_fillings("roomy", "writing while there is room"),
+        *_fillings("overflow", "writing three quotas more"),
     )
 }

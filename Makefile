@@ -3,6 +3,8 @@
 PYTHON ?= python3
 SERVE ?= --enable-push --listen 127.0.0.1:11001 ./millpond-data
 ARGS ?=
+ROUNDS ?= 1000
+CUTS ?= 5000
 OPT ?= /opt/millpond
 BINDIR ?= /usr/local/bin
 
@@ -17,7 +19,7 @@ VENV_KEY := $(CURDIR) $(PYTHON)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test setup check bench bench-check fix install uninstall clean force
+.PHONY: help serve test soak setup check bench bench-check fix install uninstall clean force
 
 help: ## this list
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS=...]'
@@ -29,6 +31,11 @@ serve: $(VENV)/has-server ## a cache in ./millpond-data for the builds on this m
 test: $(VENV)/has-test ## every test; installs what they need (ARGS='-k tls' for pytest)
 	@tests/installing/install $(PYTHON)
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/has-test ## kill servers and cut the power for hours (ROUNDS=1000 CUTS=5000 ARGS='--seed S --block N')
+	@tests/installing/install $(PYTHON)
+	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --rounds $(ROUNDS) $(ARGS)
+	@MILLPOND_POWER_CUTS=$(CUTS) $(BIN)/python -m pytest -q tests/faults/power_loss
 
 setup: $(VENV)/has-dev ## all that is needed to work on Millpond
 	@tests/installing/install $(PYTHON)

@@ -21,7 +21,8 @@ from millpond.core.names import Name, Namespace
 from millpond.names import values
 from millpond.names.binding import Binding
 from millpond.protocol import resource_names
-from millpond.store import segment_format, touch_log
+from millpond.store.segments import format as segment_format
+from millpond.store.uses import touch_log
 from millpond.wire import layout
 
 A, B = Digest.of(b"a"), Digest.of(b"b")

@@ -6,23 +6,23 @@ import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 
 from millpond.config.principals import AuthorizedClients
 from millpond.config.settings import Listener, Settings, TlsFiles
-from millpond.config.sizes import QUOTA_MIN_HINT, Quota, format_size
+from millpond.config.sizes import explicit_quota_bytes, format_size
 from millpond.config.tls import IdentityWatcher, ServerIdentity
 from millpond.core import limits
 from millpond.core.clock import wall_clock
 from millpond.core.errors import RefusedToStart
 from millpond.names.lmdb_names import LmdbNames
+from millpond.opening_names import open_names
 from millpond.services.access import Admission
 from millpond.services.cache import Cache
-from millpond.store import filesystem
-from millpond.store.opening import OpenRepository, open_repository
 from millpond.store.read_only import ReadOnlyStore
+from millpond.store.repository import filesystem
+from millpond.store.repository.opening import OpenRepository, open_repository
 from millpond.store.segment_store import SegmentStore
 from millpond.wire.gate import Gate
 from millpond.wire.server import Address, EdgeServer
@@ -67,11 +67,11 @@ def _calm_the_collector() -> None:
 
 def _open(settings: Settings, opened: ExitStack, tell_quota: Callable[[str], None] = lambda _: None) -> Cache:
     """The parts of a cache, stacked; ``opened`` takes them apart again. ``tell_quota`` hears it in words."""
-    repository = open_repository(settings.repo, quota_bytes=functools.partial(_explicit_quota_bytes, settings.quota))
+    repository = open_repository(settings.repo, quota_bytes=functools.partial(explicit_quota_bytes, settings.quota))
     opened.callback(repository.close)
     if repository.read_only and settings.enable_push:
         raise RefusedToStart(f"{settings.repo} can only be read here: serve it without push")
-    names = LmdbNames(Path(repository.layout.names), read_only=repository.read_only)
+    names = open_names(repository.layout, read_only=repository.read_only)
     opened.callback(names.close)
     store = _store(settings, repository, names, tell_quota)
     opened.callback(store.close)
@@ -82,16 +82,8 @@ def _open(settings: Settings, opened: ExitStack, tell_quota: Callable[[str], Non
         clock=wall_clock,
         index_only=settings.index_only,
         foreign=settings.foreign,
+        counts=store.counts,
     )
-
-
-def _explicit_quota_bytes(quota: Quota | None, disk_bytes: int) -> int | None:
-    if quota is None:
-        return None
-    quota_bytes = quota.bytes_of(disk_bytes)
-    if quota_bytes < limits.SEGMENT_MIN_BYTES:
-        raise RefusedToStart(f"a quota of {quota} is {quota_bytes} bytes here, too little: {QUOTA_MIN_HINT}")
-    return quota_bytes
 
 
 def _store(
@@ -103,14 +95,12 @@ def _store(
     quota_bytes = repository.quota_bytes  # asked once: without a stored quota it is measured
     kept = "kept from before" if "quota_bytes" in repository.marker else "nine tenths of the free space"
     tell_quota(f"{format_size(quota_bytes)} ({kept if settings.quota is None else 'set here'})")
-    reserve_bytes = settings.head_room_min_bytes
-    if reserve_bytes is None:
-        reserve_bytes = filesystem.default_reserve_bytes(repository.layout.root)
     return SegmentStore(
         repository.layout,
         repository.index,
-        quota_bytes=quota_bytes,
-        reserve_bytes=reserve_bytes,
+        reserve_bytes=settings.reserve_bytes(filesystem.size_bytes(repository.layout.root)),
+        head_room_max_bytes=settings.head_room_max_bytes,
+        upkeep_seconds=limits.UPKEEP_SECONDS,
         take_numbers=names.take_numbers,
         clock=wall_clock,
     )

@@ -23,6 +23,8 @@ from millpond.config.addresses import Claim, claim
 from millpond.config.handover import News, Report, Role
 from millpond.config.settings import Listener, Settings
 from millpond.core.errors import RefusedToStart
+from millpond.store.repository.distrust import distrust
+from millpond.store.repository.layout import Layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +35,11 @@ _YOUNG_SECONDS = 10.0
 """A process that lived less than this died of something that will be there again: wait twice as long as before."""
 _OPENING_SECONDS = 1.0
 """Nobody wonders within this time why nothing happens."""
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
+"""What a process dies of that looks at a damaged page. Not SIGKILL: that is somebody's decision, and hurts nothing."""
+_CRASHES_OF_A_KIND = 3
+_CRASHES_SECONDS = 60.0
+"""So many within this time are no accident: the index is made anew."""
 _GRACE_SECONDS = 5.0
 """Beyond the drain, for closing the repository. Then a process that still lives is killed."""
 
@@ -58,7 +65,7 @@ class _Post:
 
     @property
     def name(self) -> str:
-        return f"{self.role} {self.index}"
+        return "upkeep" if self.role is Role.UPKEEP else f"{self.role} {self.index}"
 
 
 def supervise(
@@ -85,7 +92,8 @@ def supervise(
         settings = replace(settings, listeners=tuple(one for held in claims for one in held.listeners))
         _raise_file_limit()
         posts = [_Post(Role.WORKER, index, settings) for index in range(settings.workers)]
-        supervisor = _Supervisor(posts, command, settings.drain_seconds)
+        posts.append(_Post(Role.UPKEEP, 0, settings))
+        supervisor = _Supervisor(posts, command, settings.drain_seconds, lambda: distrust(Layout(str(settings.repo))))
         stack.callback(supervisor.close)
         return supervisor.run(lambda quota: announce([held.shown for held in claims], quota))
 
@@ -114,6 +122,10 @@ class _Supervisor:
     posts: Sequence[_Post]
     command: Sequence[str]
     drain_seconds: float
+    distrust_index: Callable[[], None] = lambda: None
+    _crashed_seconds: list[float] = field(default_factory=list)
+    _waiting_for_all: bool = False
+    _began_anew: bool = False
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _signals: socket.socket | None = None
     _failure: Exception | None = None
@@ -228,7 +240,7 @@ class _Supervisor:
                 post.ready = True
                 self._quota = self._quota or report.sentence
                 if self._announced:
-                    _LOG.warning("%s serves again", post.name)
+                    _LOG.warning("%s %s again", post.name, "works" if post.role is Role.UPKEEP else "serves")
             case News.REFUSED | News.FAILED if self._announced:
                 _LOG.error("%s: %s", post.name, report.sentence)
             case News.REFUSED | News.FAILED if self._failure is None:
@@ -262,9 +274,7 @@ class _Supervisor:
                 _LOG.warning("%s %s while stopping", post.name, how)
             return
         if not self._announced:
-            if self._failure is None:
-                self._failure = CannotStart(f"{post.name} {how} before it was ready: the log above says why")
-            self._begin_stopping(signal.SIGTERM)
+            self._on_early_death(post, status, how)
             return
         now = time.monotonic()
         young = now - post.started_seconds < _YOUNG_SECONDS
@@ -272,6 +282,34 @@ class _Supervisor:
         post.back_off_seconds = doubled if young and doubled else _BACK_OFF_SECONDS
         post.due_seconds = now + post.back_off_seconds
         _LOG.warning("%s %s; starting it again in %.1f seconds", post.name, how, post.back_off_seconds)
+        self._heed_crash(status, now)
+
+    def _on_early_death(self, post: _Post, status: int, how: str) -> None:
+        """Before all are ready a death is the end; but a crash may come of damaged pages, which is tried once."""
+        if self._waiting_for_all:
+            return  # it was we who ended it
+        if -status in _CRASHES and not self._began_anew:
+            self._begin_anew(f"{post.name} {how} before it was ready")
+            return
+        if self._failure is None:
+            self._failure = CannotStart(f"{post.name} {how} before it was ready: the log above says why")
+        self._begin_stopping(signal.SIGTERM)
+
+    def _begin_anew(self, why: str) -> None:
+        """Have the index made anew: for that all must have let it go."""
+        _LOG.error("%s: all processes start again, and the index is made anew", why)
+        self.distrust_index()
+        self._waiting_for_all = self._began_anew = True
+        self._signal_all(signal.SIGKILL)
+
+    def _heed_crash(self, status: int, now: float) -> None:
+        """After several crashes in a row, begin anew."""
+        if -status not in _CRASHES or self._waiting_for_all:
+            return
+        self._crashed_seconds = [at for at in self._crashed_seconds if now - at < _CRASHES_SECONDS] + [now]
+        if len(self._crashed_seconds) >= _CRASHES_OF_A_KIND:
+            self._crashed_seconds.clear()
+            self._begin_anew(f"{_CRASHES_OF_A_KIND} crashes in a row")
 
     def _restart_what_is_due(self) -> None:
         if self._stop_signal:
@@ -280,6 +318,9 @@ class _Supervisor:
                 self._kill_seconds = float("inf")
                 self._signal_all(signal.SIGKILL)
             return
+        if self._waiting_for_all and any(post.process is not None for post in self.posts):
+            return
+        self._waiting_for_all = False
         for post in self.posts:
             if post.process is not None or time.monotonic() < post.due_seconds:
                 continue

@@ -1,4 +1,4 @@
-"""A process that serves: ``python -m millpond.worker ROLE INDEX REPORT_DESCRIPTOR``, started by the supervisor.
+"""A process that serves, or does upkeep: ``python -m millpond.worker ROLE INDEX REPORT_DESCRIPTOR``, started by the supervisor.
 
 The rule: it never outlives the supervisor. A thread reads standard input, whose end means that the supervisor is gone;
 even an event loop that is stuck is gone half a second later, and a worker that nobody watches never holds a port.
@@ -24,6 +24,7 @@ from millpond.core.errors import RefusedToStart
 
 _LOG = logging.getLogger(__name__)
 _ORPHAN_SECONDS = 0.5
+_LOST = threading.Event()
 _SWITCH_SECONDS = 0.0005
 
 
@@ -90,6 +91,20 @@ def _end_with_the_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Even
     os._exit(1)
 
 
+def _end_for_a_fresh_one(failure: BaseException, damaged: bool) -> None:  # noqa: FBT001 - called by position
+    """A database is lost to this process: let the supervisor start another, which opens it anew.
+
+    Where pages may be damaged it ends like a crash, because crashes in a row have made anew what can be.
+    """
+    if _LOST.is_set():
+        return  # every call says so again
+    _LOST.set()
+    _LOG.critical(
+        "a database is of no more use to this process, which ends so that another may take its place: %s", failure
+    )
+    os.kill(os.getpid(), signal.SIGABRT if damaged else signal.SIGTERM)
+
+
 def _tell(report_fd: int, report: Report) -> None:
     try:
         os.write(report_fd, report.line())
@@ -111,10 +126,22 @@ def main() -> NoReturn:
     # gRPC's older listener takes 26 system calls for an empty call where the newer one takes 35, most of them futexes
     # between threads that Python has no use for: half as many calls again per second.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    from millpond.app import serve  # this process only; ``run`` is tested without it
+    from millpond.disk import environment  # LMDB: not for those who test ``run``
 
+    environment.end_when_lost(_end_for_a_fresh_one)
     role, index, report_fd = Role(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    run(role, index, report_fd, {Role.WORKER: serve}[role])
+    run(role, index, report_fd, _role(role))
+
+
+def _role(role: Role) -> Serve:
+    """What a role does. Imported in its own process only: upkeep has no use for gRPC, and ``run`` is tested without."""
+    if role is Role.UPKEEP:
+        from millpond.upkeep import keep_up
+
+        return keep_up
+    from millpond.app import serve
+
+    return serve
 
 
 if __name__ == "__main__":

@@ -32,8 +32,11 @@ _METHODS = {
 class Client:
     """One connection of its own, and one instance name."""
 
-    def __init__(self, target: str, *, instance: str = "", options: Sequence[tuple[str, Any]] = ()) -> None:
+    def __init__(
+        self, target: str, *, instance: str = "", options: Sequence[tuple[str, Any]] = (), seconds: float = SECONDS
+    ) -> None:
         self.instance = instance
+        self.seconds = seconds
         self.channel = grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), *options])
 
     def __enter__(self) -> Client:
@@ -55,7 +58,7 @@ class Client:
     def call(self, name: str, /, **fields: Any) -> Any:
         """One unary RPC in our instance."""
         fields.setdefault("instance_name", self.instance)
-        return self.rpc(name)(_METHODS[name].input_type._concrete_class(**fields), timeout=SECONDS)
+        return self.rpc(name)(_METHODS[name].input_type._concrete_class(**fields), timeout=self.seconds)
 
     # -- ContentAddressableStorage ----------------------------------------------------------------------------------
 
@@ -83,7 +86,7 @@ class Client:
 
     def tree(self, root: Digest, **fields: Any) -> list[re_pb2.GetTreeResponse]:
         request = re_pb2.GetTreeRequest(instance_name=self.instance, root_digest=message_of(root), **fields)
-        return list(self.rpc("GetTree")(request, timeout=SECONDS))
+        return list(self.rpc("GetTree")(request, timeout=self.seconds))
 
     # -- ByteStream -------------------------------------------------------------------------------------------------
 
@@ -95,11 +98,11 @@ class Client:
 
     def read(self, name: str, *, offset: int = 0, limit: int = 0) -> bytes:
         request = bytestream_pb2.ReadRequest(resource_name=name, read_offset=offset, read_limit=limit)
-        return b"".join(answer.data for answer in self.rpc("Read")(request, timeout=SECONDS))
+        return b"".join(answer.data for answer in self.rpc("Read")(request, timeout=self.seconds))
 
     def write(self, messages: Iterable[bytestream_pb2.WriteRequest]) -> int:
         """The committed size that the server answers."""
-        return int(self.rpc("Write")(iter(messages), timeout=SECONDS).committed_size)
+        return int(self.rpc("Write")(iter(messages), timeout=self.seconds).committed_size)
 
     def upload(self, data: bytes, name: str | None = None, *, offset: int = 0) -> int:
         """A whole upload, or the rest of one from ``offset``."""
@@ -107,7 +110,7 @@ class Client:
 
     def status(self, name: str) -> tuple[int, bool]:
         request = bytestream_pb2.QueryWriteStatusRequest(resource_name=name)
-        answer = self.rpc("QueryWriteStatus")(request, timeout=SECONDS)
+        answer = self.rpc("QueryWriteStatus")(request, timeout=self.seconds)
         return answer.committed_size, answer.complete
 
 

@@ -20,7 +20,7 @@ from millpond.core.errors import MillpondError, NoSpace, RefusedToStart
 from millpond.core.names import Namespace
 from millpond.services import assets
 from millpond.services.cache import Cache
-from millpond.store.opening import open_repository
+from millpond.store.repository.opening import open_repository
 
 KILLS = 20
 TESTS = str(Path(__file__).parents[1])

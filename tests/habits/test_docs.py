@@ -14,6 +14,7 @@ import pytest
 
 from millpond.cli.bst_artifact_server import bst_artifact_server
 from millpond.cli.main import millpond
+from millpond.cli.reference import commands
 from millpond.core import errors, limits
 from millpond.wire.calling import Caller
 from millpond.wire.errors import CODES
@@ -126,11 +127,7 @@ def test_every_page_below_docs_is_on_the_map() -> None:
 
 
 def options() -> Iterator[tuple[str, str]]:
-    for path, command in [
-        ("millpond", millpond),
-        *((f"millpond {name}", one) for name, one in millpond.commands.items()),
-        ("bst-artifact-server", bst_artifact_server),
-    ]:
+    for path, command in [*commands(millpond, "millpond"), ("bst-artifact-server", bst_artifact_server)]:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 yield from ((path, name) for name in parameter.opts)

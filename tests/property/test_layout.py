@@ -144,12 +144,11 @@ def test_a_find_missing_response(missing: list[Digest]) -> None:
 @given(st.lists(st.binary(max_size=300), max_size=10), st.booleans())
 def test_a_batch_read_response(contents: list[bytes], as_view: bool) -> None:
     expected = re_pb2.BatchReadBlobsResponse()
-    parts: list[bytes] = []
     for content in contents:
         expected.responses.add(digest=message_of(Digest.of(content)), data=content)
-        head, data = layout.batch_read_item(Digest.of(content), memoryview(content) if as_view else content)
-        parts += [head, bytes(data)]
-    assert re_pb2.BatchReadBlobsResponse.FromString(b"".join(parts)) == expected
+    sent = [memoryview(content) if as_view else content for content in contents]
+    items = b"".join(layout.batch_read_items(list(map(Digest.of, contents)), sent))
+    assert re_pb2.BatchReadBlobsResponse.FromString(items) == expected
 
 
 @given(st.binary(max_size=40_000), st.booleans())

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from millpond.core.digest import Digest, DigestFunction
 from millpond.store.index import Index
-from millpond.store.rebuild import read_records, rebuild
-from millpond.store.segment_files import SegmentFile, SegmentFiles, segment_name
-from millpond.store.segment_format import (
+from millpond.store.segments.files import SegmentFile, SegmentFiles, segment_name
+from millpond.store.segments.format import (
     FOOTER_END_BYTES,
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -33,7 +32,8 @@ from millpond.store.segment_format import (
     scan,
     table_checksum,
 )
-from millpond.store.segment_lookup import SegmentLookup
+from millpond.store.segments.lookup import SegmentLookup
+from millpond.store.segments.rebuild import read_records, rebuild
 
 NUMBER = 7
 SECRET = bytes(range(16))

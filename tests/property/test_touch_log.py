@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millpond.store.touch_log import Group, Kind, decode, encode
+from millpond.store.uses.touch_log import Group, Kind, decode, encode
 
 groups = st.builds(
     lambda kind, time_ms, length, count, fill: Group(kind, time_ms, [bytes([fill]) * length] * count),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from system.build_site import BuildSite
 from system.parts import require
+from system.small_disk import SmallDisk
 from system.tls_keys import Keys
 
 
@@ -17,6 +19,23 @@ def site(tmp_path: Path) -> Iterator[BuildSite]:
     site = BuildSite(tmp_path)
     yield site
     site.close()
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path, site: BuildSite) -> Iterator[Callable[..., SmallDisk]]:
+    """Makes small file systems, which end after the servers that hold them."""
+    disks: list[SmallDisk] = []
+
+    def make(**options: Any) -> SmallDisk:
+        disks.append(SmallDisk(tmp_path / f"mount{len(disks)}", **options))
+        return disks[-1]
+
+    yield make
+    for server in site._servers:  # they hold the disk
+        if not server.ended:
+            server.stop()
+    for disk in disks:
+        disk.close()
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ class Millpond(ServerProcess):
     """A server of ours that is ready: it has printed where it listens."""
 
     def __init__(self, command: Sequence[str | Path], log: Path) -> None:
-        super().__init__([sys.executable, "-m", *command], log)
+        super().__init__(self._command([sys.executable, "-m", *command]), log)
         self.scheme, self.port = self._await_ready()
 
     @property
@@ -96,6 +96,10 @@ class Millpond(ServerProcess):
     def url_at(self, host: str) -> str:
         """Its address under the name by which its certificate knows it."""
         return f"{self.scheme}://{host}:{self.port}"
+
+    def _command(self, command: Sequence[str | Path]) -> Sequence[str | Path]:
+        """For servers that run in surroundings of their own."""
+        return command
 
     def _await_ready(self) -> tuple[str, int]:
         deadline = time.monotonic() + START_SECONDS

@@ -234,7 +234,7 @@ def test_of_a_bug_only_a_number_crosses_the_wire(
         (digest,) = client.put(b"before the bug")
         large = os.urandom(2 * limits.MIB)
         client.upload(large)
-        for method in ("find_missing", "read_many", "put_many", "open", "begin_upload", "upload_offset"):
+        for method in ("find_missing", "promise", "read_many", "put_many", "open", "begin_upload", "upload_offset"):
             monkeypatch.setattr(server.cache.blobs, method, bug)
         monkeypatch.setattr(server.cache.names, "resolve", bug)
         failing = [

@@ -46,7 +46,9 @@ class AnonymousMemory(threading.Thread):
 
 
 def workers_of(supervisor: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    # … -m millpond.worker ROLE NUMBER …: upkeep is one of them, too
+    return [int(pid) for pid in children if b"\0worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def upload(channel: grpc.Channel, number: int, noise: bytes) -> int:

@@ -51,7 +51,12 @@ async def serve(settings, *, worker, ready, stop):
     Path(f"new-{worker}").rename(f"worker-{worker}")
 %s
 
-run(Role(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), serve)
+async def keep_up(settings, *, worker, ready, stop):
+    ready("")
+    await stop.wait()
+
+role = Role(sys.argv[1])
+run(role, int(sys.argv[2]), int(sys.argv[3]), keep_up if role is Role.UPKEEP else serve)
 """
 
 
@@ -148,6 +153,20 @@ def test_a_worker_that_dies_without_a_word_at_the_first_start_is_status_1(run_wo
     assert "was ended by signal 11 (SIGSEGV) before it was ready" in server.err
 
 
+def test_a_crash_before_all_are_ready_has_the_index_made_anew_once(run_workers: RunWorkers) -> None:
+    server = run_workers("""
+        Path("repo/index").mkdir(exist_ok=True)
+        if not Path("repo/index/distrusted").exists():
+            os.kill(os.getpid(), signal.SIGABRT)
+        ready('1 GB')
+        await stop.wait()
+    """)
+    server.await_ready()
+    assert "(SIGABRT) before it was ready: all processes start again, and the index is made anew" in server.err
+    server.process.terminate()
+    assert server.wait() == 0
+
+
 def test_a_worker_that_keeps_dying_is_started_less_and_less_often(run_workers: RunWorkers) -> None:
     server = run_workers("""
         ready('1 GB')
@@ -180,6 +199,41 @@ def test_a_restarted_worker_that_is_refused_is_tried_again(run_workers: RunWorke
     server.await_text("err", r"worker 0: the disk is full(.|\n)*worker 0 ended with status 2; starting it again")
     full.unlink()
     server.await_text("err", "worker 0 serves again")
+    server.process.terminate()
+    assert server.wait() == 0
+
+
+def test_crashes_in_a_row_have_the_index_made_anew_by_processes_that_start_together(run_workers: RunWorkers) -> None:
+    server = run_workers("""
+        ready('1 GB')
+        Path("repo/index").mkdir(exist_ok=True)
+        note = Path("repo/index/distrusted")
+        while worker == 0 and not note.exists():
+            await asyncio.sleep(0.05)
+            if Path("go").exists():
+                os.kill(os.getpid(), signal.SIGBUS)
+        await stop.wait()
+    """)
+    server.await_ready()
+    other = server.workers[1]
+    (server.directory / "go").touch()
+    server.await_text("err", "3 crashes in a row: all processes start again")
+    server.await_text("err", "worker 1 was ended by signal 9")
+    server.await_text("err", r"made anew(.|\n)*worker 0 serves again")
+    server.await_text("err", r"made anew(.|\n)*worker 1 serves again")
+    assert other not in server.workers
+    server.process.terminate()
+    assert server.wait() == 0
+
+
+def test_kills_are_not_crashes(run_workers: RunWorkers) -> None:
+    server = run_workers("ready('1 GB')\nawait stop.wait()")
+    server.await_ready()
+    for times in range(1, 5):
+        os.kill(server.workers[0], signal.SIGKILL)
+        server.await_text("err", rf"(worker 0 serves again(.|\n)*){{{times}}}")
+    assert not (server.directory / "repo" / "index" / "distrusted").exists()
+    assert "in a row" not in server.err
     server.process.terminate()
     assert server.wait() == 0
 

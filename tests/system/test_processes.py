@@ -35,8 +35,16 @@ class Server(Millpond):
         return self._process.pid
 
     @property
-    def workers(self) -> list[int]:
+    def children(self) -> list[int]:
         return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _parent(pid) == self.pid]
+
+    @property
+    def workers(self) -> list[int]:
+        return [pid for pid in self.children if b"\0worker\0" in _command(pid)]
+
+    @property
+    def upkeep(self) -> list[int]:
+        return [pid for pid in self.children if b"\0upkeep\0" in _command(pid)]
 
     def wait(self) -> int:
         return self._process.wait(DEADLINE_SECONDS)
@@ -62,6 +70,13 @@ def _parent(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] == "Z" else int(fields[1])
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _is_serving(port: int) -> bool:
@@ -148,13 +163,35 @@ def test_the_port_is_kept_while_every_worker_is_dead(server: Server, tmp_path: P
 
 
 def test_workers_are_gone_within_a_second_of_the_supervisor(server: Server) -> None:
-    workers = server.workers
-    assert len(workers) == 2
+    others = server.children
+    assert len(others) == 3  # two workers and upkeep
     os.kill(server.pid, signal.SIGKILL)
     deadline = time.monotonic() + GONE_SECONDS
-    while any(_parent(worker) for worker in workers) and time.monotonic() < deadline:
+    while any(_parent(one) for one in others) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(_parent(worker) for worker in workers)
+    assert not any(_parent(one) for one in others)
+
+
+def test_upkeep_is_a_process_without_grpc_that_gives_way_and_is_started_again(server: Server) -> None:
+    (victim,) = server.upkeep
+    assert "lmdb" in Path(f"/proc/{victim}/maps").read_text()
+    assert "cygrpc" not in Path(f"/proc/{victim}/maps").read_text()
+    assert os.getpriority(os.PRIO_PROCESS, victim) > os.getpriority(os.PRIO_PROCESS, server.workers[0])
+    os.kill(victim, signal.SIGKILL)
+    server.await_log("upkeep was ended by signal 9 (SIGKILL); starting it again in 0.1 seconds")
+    server.await_log("upkeep works again")
+    assert server.upkeep not in ([victim], [])
+    server.stop()
+
+
+def test_one_worker_has_upkeep_beside_it(tmp_path: Path) -> None:
+    command = ["millpond", "serve", "--workers", "1", "--listen", "127.0.0.1:0", tmp_path / "repo"]
+    server = Server(command, tmp_path / "server.log")
+    try:
+        assert (len(server.workers), len(server.upkeep)) == (1, 1)
+        server.stop()
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

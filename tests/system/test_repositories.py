@@ -23,7 +23,7 @@ from system.parts import require
 
 from millpond.core.digest import Digest
 from millpond.core.errors import RefusedToStart
-from millpond.store import filesystem
+from millpond.store.repository import filesystem
 
 SECONDS = 60
 EVERYTHING = ["bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--die-with-parent"]

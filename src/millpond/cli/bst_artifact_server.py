@@ -5,14 +5,13 @@ The rule: unit files and scripts that were written for it keep working. Its opti
 address, as it always did.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from millpond.cli.options import LOG_LEVEL, QUOTA, SIZE, ContradictoryTls, shared_options, tls_files, usable_cores
+from millpond.cli.options import LOG_LEVEL, QUOTA, REPO, SIZE, ContradictoryTls, shared_options, tls_files, usable_cores
 from millpond.cli.running import run_command
 from millpond.cli.start import start
 from millpond.config.settings import Listener, LogLevel, Settings
@@ -57,16 +56,17 @@ Examples:
     type=SIZE,
     metavar="SIZE",
     show_default="2 GB, or 5 % of the file system where that is less",
-    help="Free disk space that is left to others: when no more is there, the repository takes nothing new.",
+    help="Free disk space that is left to others: when less is there, what was used longest ago is removed.",
 )
 @click.option(
     "--head-room-max",
     type=SIZE,
     metavar="SIZE",
-    help="Accepted, and without effect until the server can remove what it holds: how much to free at once.",
+    show_default="a little more than --head-room-min",
+    help="How much must be free again before that ends.",
 )
 @click.option("--log-level", type=LOG_LEVEL, default="warning", show_default=True, help="How much to log to stderr.")
-@click.argument("repo")
+@click.argument("repo", type=REPO, metavar="REPO")
 def bst_artifact_server(
     port: int,
     server_key: Path | None,
@@ -78,7 +78,7 @@ def bst_artifact_server(
     head_room_min: int | None,
     head_room_max: int | None,
     log_level: str,
-    repo: str,
+    repo: Path,
 ) -> int:
     """``bst-artifact-server``: arguments become settings."""
     try:
@@ -86,10 +86,10 @@ def bst_artifact_server(
     except ContradictoryTls as error:
         click.echo(f"ERROR: {error}", err=True)
         return _REFUSED_STATUS
-    if not repo:
-        raise click.UsageError("REPO is empty: name a directory")
+    if head_room_max is not None and head_room_max < (head_room_min or 0):
+        raise click.UsageError("--head-room-max is less than --head-room-min: give it more, or leave it out")
     settings = Settings(
-        repo=Path(os.path.abspath(repo)),
+        repo=repo,
         listeners=(Listener("::", port, tls),),
         enable_push=enable_push,
         index_only=index_only,

@@ -6,8 +6,13 @@ from typing import NoReturn
 
 import click
 
+from millpond.cli.check import check
+from millpond.cli.evict import evict
+from millpond.cli.names import names
+from millpond.cli.pin import pin, pins, unpin
 from millpond.cli.running import run_command
 from millpond.cli.serve import serve
+from millpond.cli.stats import stats
 
 PROGRAM = "millpond"
 
@@ -38,7 +43,14 @@ def version() -> None:
     click.echo(f"{PROGRAM} {version_of(PROGRAM)}")
 
 
+millpond.add_command(check)
+millpond.add_command(evict)
+millpond.add_command(names)
+millpond.add_command(pin)
+millpond.add_command(pins)
 millpond.add_command(serve)
+millpond.add_command(stats)
+millpond.add_command(unpin)
 millpond.add_command(version)
 
 

@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 import click
 
 from millpond.config.addresses import parse_listen
+from millpond.config.ages import parse_age
+from millpond.config.dates import parse_until
 from millpond.config.settings import LogLevel, TlsFiles
-from millpond.config.sizes import parse_quota, parse_size
+from millpond.config.sizes import parse_quota, parse_reserve, parse_share, parse_size
 from millpond.core.errors import InvalidRequest
 from millpond.core.names import check_instance
+from millpond.core.patterns import check_pattern
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _WORKERS_MAX = 8
@@ -46,8 +49,25 @@ def _path(text: str) -> Path | None:
     return Path(os.path.abspath(text)) if text else None
 
 
+def _repo(text: str) -> Path:
+    if not text:
+        raise ValueError("REPO is empty: name a directory")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode(errors="backslashreplace")
+        raise ValueError(f"the path {shown} is not UTF-8: name another directory, or rename it") from None
+    return Path(os.path.abspath(text))
+
+
+REPO = _Parsed("directory", _repo)
 SIZE = _Parsed("size", parse_size)
 QUOTA = _Parsed("size", parse_quota)
+RESERVE = _Parsed("size", parse_reserve)
+SHARE = _Parsed("percent", parse_share)
+AGE = _Parsed("age", parse_age)
+DATE = _Parsed("date", parse_until)
+PATTERN = _Parsed("pattern", check_pattern)
 LISTEN = _Parsed("address", parse_listen)
 INSTANCE = _Parsed("name", check_instance)
 FILE = _Parsed("file", _path)

@@ -5,6 +5,7 @@ The rule: an option that exists is documented, in the words that ``--help`` uses
 
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -25,10 +26,15 @@ address or a repository cannot be used; 130 or 143 when a second signal cut off 
 
 def reference() -> str:
     """The whole page."""
-    sections = [_HEAD, _section(millpond, "millpond")]
-    sections += [_section(command, f"millpond {name}") for name, command in sorted(millpond.commands.items())]
-    sections.append(_section(bst_artifact_server, "bst-artifact-server"))
-    return "\n".join(sections)
+    sections = [_section(command, path) for path, command in commands(millpond, "millpond")]
+    return "\n".join([_HEAD, *sections, _section(bst_artifact_server, "bst-artifact-server")])
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """``command``, which is called by ``path``, and all below it."""
+    yield path, command
+    for name, below in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
+        yield from commands(below, f"{path} {name}")
 
 
 def _section(command: click.Command, path: str) -> str:

@@ -1,15 +1,19 @@
 """``millpond serve``: the server with the friendly front."""
 
-import os
 from pathlib import Path
 
 import click
 
 from millpond.cli.options import (
+    AGE,
     INSTANCE,
     LISTEN,
     LOG_LEVEL,
     QUOTA,
+    REPO,
+    RESERVE,
+    SHARE,
+    SIZE,
     ContradictoryTls,
     shared_options,
     tls_files,
@@ -60,6 +64,45 @@ Examples:
     help="The most that the repository may take: 50G (10⁹), 50Gi (2³⁰), or 80% of its file system; at least 256Ki.",
 )
 @click.option(
+    "--reserve",
+    type=RESERVE,
+    metavar="SIZE",
+    show_default="2 GB, or 5 % of the file system where that is less",
+    help="Free disk space that is left to others, in bytes, as 2G, or as 5% of the file system; 0 is none.",
+)
+@click.option(
+    "--pin-share",
+    type=SHARE,
+    metavar="PERCENT",
+    default="50%",
+    show_default=True,
+    help="How much of the quota may be kept by 'millpond pin'.",
+)
+@click.option(
+    "--warn-age",
+    type=AGE,
+    metavar="AGE",
+    default="7d",
+    show_default=True,
+    help="Warn when what is removed to make room was used within this time: 7d, 12h; 0 never.",
+)
+@click.option(
+    "--scrub-days",
+    type=click.IntRange(0, 3650),
+    metavar="DAYS",
+    default="30",
+    show_default=True,
+    help="Read and verify everything once in so many days; 0 never.",
+)
+@click.option(
+    "--scrub-rate",
+    type=SIZE,
+    metavar="SIZE",
+    default="20M",
+    show_default=True,
+    help="How much of it to read per second, at most.",
+)
+@click.option(
     "--instance",
     type=INSTANCE,
     metavar="NAME",
@@ -80,7 +123,7 @@ Examples:
     help="Number of serving processes. They share the port and the repository.",
 )
 @click.option("--log-level", type=LOG_LEVEL, default="info", show_default=True, help="How much to log to stderr.")
-@click.argument("repo", metavar="[REPO]", default="./millpond-data")
+@click.argument("repo", type=REPO, metavar="[REPO]", default="./millpond-data")
 def serve(
     listen: tuple[tuple[str, int], ...],
     server_key: Path | None,
@@ -89,15 +132,18 @@ def serve(
     enable_push: bool,  # noqa: FBT001 — click passes every parameter by name
     index_only: bool,  # noqa: FBT001
     quota: Quota | None,
+    reserve: Quota | None,
+    pin_share: float,
+    warn_age: int,
+    scrub_days: int,
+    scrub_rate: int,
     instance: tuple[str, ...],
     no_foreign: bool,  # noqa: FBT001
     workers: int | None,
     log_level: str,
-    repo: str,
+    repo: Path,
 ) -> int:
     """``millpond serve``: arguments become settings."""
-    if not repo:
-        raise click.UsageError("REPO is empty: name a directory")
     addresses = listen or (DEFAULT_LISTEN,)
     if any(addresses.count(address) > 1 and address[1] for address in addresses):
         raise click.UsageError("the same --listen address is given twice: leave one out")
@@ -106,13 +152,18 @@ def serve(
     except ContradictoryTls as error:
         raise click.UsageError(str(error)) from None
     settings = Settings(
-        repo=Path(os.path.abspath(repo)),
+        repo=repo,
         listeners=tuple(Listener(host, port, tls) for host, port in addresses),
         instances=tuple(dict.fromkeys(instance)) or ("",),
         enable_push=enable_push,
         index_only=index_only,
         foreign=not no_foreign,
         quota=quota,
+        reserve=reserve,
+        pin_share=pin_share,
+        warn_age_ms=warn_age,
+        scrub_days=scrub_days,
+        scrub_rate_bytes=scrub_rate,
         workers=workers or usable_cores(),
         log_level=LogLevel(log_level),
     )

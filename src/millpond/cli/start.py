@@ -27,9 +27,6 @@ def start(settings: Settings, *, with_configuration: bool) -> int:
         for warning in load_identity(files).warnings:
             _LOG.warning("%s", warning)
 
-    if settings.head_room_max_bytes is not None:
-        _LOG.warning("--head-room-max has no effect: nothing is removed to make room yet")
-
     def announce(listeners: Sequence[Listener], quota: str) -> None:
         text = greeting(settings, listeners, quota, with_configuration=with_configuration)
         # Whoever started us may have stopped reading; that is no reason not to serve, nor to end with another status.

@@ -13,6 +13,7 @@ class Role(StrEnum):
     """What a process is for. The value is an argument of ``python -m millpond.worker``."""
 
     WORKER = "worker"
+    UPKEEP = "upkeep"
 
 
 class News(StrEnum):

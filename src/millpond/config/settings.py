@@ -66,6 +66,11 @@ class Settings:
     ``quota`` None: adopt what the repository says, or derive it from the free space.
     ``index_only``: names without the blobs that they refer to, which another server stores.
     ``foreign``: accept a name whose blobs another server stores.
+    ``reserve``: free disk space that is left to others; None: see :meth:`reserve_bytes`.
+    ``head_room_min_bytes``: the same under its old name; ``head_room_max_bytes``: eviction for it goes on until so much is
+    free.
+    ``pin_share``: of the quota, for what pins may keep. ``warn_age_ms``: an eviction age below it is worth a warning; 0:
+    never. ``scrub_days``: every byte is verified once in so many days; 0: never. ``scrub_rate_bytes``: per second, at most.
     """
 
     repo: Path
@@ -75,11 +80,24 @@ class Settings:
     index_only: bool = False
     foreign: bool = True
     quota: Quota | None = None
+    reserve: Quota | None = None
     head_room_min_bytes: int | None = None
     head_room_max_bytes: int | None = None
+    pin_share: float = limits.PIN_SHARE
+    warn_age_ms: int = limits.WARN_AGE_MS
+    scrub_days: int = limits.SCRUB_DAYS
+    scrub_rate_bytes: int = limits.SCRUB_RATE_BYTES
     workers: int = 1
     log_level: LogLevel = LogLevel.WARNING
     drain_seconds: float = field(default=limits.DRAIN_SECONDS)
+
+    def reserve_bytes(self, file_system_bytes: int) -> int:
+        """Free disk space that is left to others, on a file system of this size."""
+        if self.reserve is not None:
+            return self.reserve.bytes_of(file_system_bytes)
+        if self.head_room_min_bytes is not None:
+            return self.head_room_min_bytes
+        return min(limits.RESERVE_BYTES, file_system_bytes // 20)
 
     def to_json(self) -> str:
         """One line that :meth:`from_json` reads back."""
@@ -94,7 +112,7 @@ class Settings:
 
         """
         values: dict[str, Any] = json.loads(text)
-        quota = values.pop("quota")
+        quota, reserve = values.pop("quota"), values.pop("reserve")
         return cls(
             **values
             | {
@@ -102,6 +120,7 @@ class Settings:
                 "listeners": tuple(_listener(one) for one in values["listeners"]),
                 "instances": tuple(values["instances"]),
                 "quota": None if quota is None else Quota(**quota),
+                "reserve": None if reserve is None else Quota(**reserve),
                 "log_level": LogLevel(values["log_level"]),
             }
         )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from millpond.core import limits
+from millpond.core.errors import RefusedToStart
+from millpond.core.wording import format_size as format_size  # where people look for it
 
 _UNITS = {
     "": 1,
@@ -36,6 +38,20 @@ class Quota:
     def __str__(self) -> str:
         """As in a sentence: ``50.0 GB`` or ``80 %``."""
         return f"{self.amount:g} %" if self.is_percent else format_size(int(self.amount))
+
+
+def explicit_quota_bytes(quota: Quota | None, file_system_bytes: int) -> int | None:
+    """The quota that was asked for, in bytes; None when none was.
+
+    Raises:
+        RefusedToStart: too little for a repository.
+    """
+    if quota is None:
+        return None
+    quota_bytes = quota.bytes_of(file_system_bytes)
+    if quota_bytes < limits.SEGMENT_MIN_BYTES:
+        raise RefusedToStart(f"a quota of {quota} is {quota_bytes} bytes here, too little: {QUOTA_MIN_HINT}")
+    return quota_bytes
 
 
 def parse_size(text: str) -> int:
@@ -76,11 +92,34 @@ def parse_quota(text: str) -> Quota:
     return Quota(percent, is_percent=True)
 
 
-def format_size(size_bytes: int) -> str:
-    """A size for reading: ``50 GB``, ``1.5 MB``, ``812 bytes``."""
-    if size_bytes < 1000:
-        return f"{size_bytes} bytes"
-    size, units = size_bytes / 1000, ["kB", "MB", "GB", "TB", "PB", "EB"]
-    while size >= 999.95 and len(units) > 1:  # 999.95 would be rounded to "1000.0"
-        size, units = size / 1000, units[1:]
-    return f"{size:.1f}".removesuffix(".0") + f" {units[0]}"
+def parse_reserve(text: str) -> Quota:
+    """Free space to be left to others: a size, a percentage below 100, or 0 for none.
+
+    Raises:
+        ValueError: none of these; the message is for the user.
+
+    """
+    try:
+        if re.fullmatch(r"0+ ?%?", text.strip()):
+            return Quota(0)
+        match = _PERCENT.fullmatch(text.strip())
+        if match is None:
+            return Quota(parse_size(text))
+    except ValueError as error:
+        raise ValueError(f"{error}, a percentage of the file system such as 5%, or 0") from None
+    if not 0 < float(match[1]) < 100:
+        raise ValueError(f"{text!r} leaves nothing to the repository: write less than 100%, such as 5%")
+    return Quota(float(match[1]), is_percent=True)
+
+
+def parse_share(text: str) -> float:
+    """A percentage as a share: ``50%`` or ``50`` is 0.5.
+
+    Raises:
+        ValueError: not between 0 and 100 %; the message is for the user.
+
+    """
+    match = _PERCENT.fullmatch(text.strip().removesuffix("%").strip() + "%")
+    if match is None or float(match[1]) > 100:
+        raise ValueError(f"{text!r} is not a share: write a percentage between 0% and 100%, such as 50%")
+    return float(match[1]) / 100

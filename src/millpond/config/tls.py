@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from millpond.core.errors import RefusedToStart
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_FILE_BYTES = 16 * limits.MIB  # ten thousand client certificates; anything larger is not a key file
+_Stamp = tuple[tuple[int, ...] | None, ...]
+_REWRITING_SECONDS = 2.0  # an empty file of clients is believed when it has been empty for so long
 _CHECK_SECONDS = 0.2  # a new key is seen by the first handshake this long after it was written
 
 _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -88,7 +90,8 @@ class IdentityWatcher:
     """The identity of one listener, always the newest that is any good.
 
     Whoever renews a certificate replaces two files one after the other; in between they do not match. So bad files
-    change nothing but the log, once per change, and the last good identity stays.
+    change nothing but the log, once per change, and the last good identity stays. One exception: a file of client
+    certificates that is empty, and stays so, says that the last of them was taken out. Then nobody gets in.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class IdentityWatcher:
         self._monotonic_seconds = monotonic_seconds
         self._lock = threading.Lock()  # gRPC asks from threads of its own
         self._stamp = _stamp(files)
+        self._seen = (self._stamp, monotonic_seconds())
         self._identity = load_identity(files, clock=clock)
         self._next_check_seconds = monotonic_seconds() + _CHECK_SECONDS
 
@@ -125,19 +129,38 @@ class IdentityWatcher:
         stamp = _stamp(self._files)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             identity = load_identity(self._files, clock=self._clock)
+        except _NobodyIsAuthorized:
+            if self._is_new(stamp):
+                return  # perhaps it is being written anew: look again
+            _LOG.warning("the client certificates file %s is empty: nobody gets in any more", self._files.client_certs)
+            self._stamp = stamp
+            # TLS goes on with what it knew, for it cannot do without any; each call is then refused.
+            self._identity = replace(self._identity, client_certificates=(), warnings=())
+            return
         except RefusedToStart as error:
+            self._stamp = stamp
             _LOG.warning("key files changed and cannot be used, so the previous ones stay in force: %s", error)
             return
+        self._stamp = stamp
         for warning in identity.warnings:
             _LOG.warning("%s", warning)
         _LOG.info("key files read anew: %s", ", ".join(map(str, self._files.paths)))
         self._identity = identity
 
+    def _is_new(self, stamp: _Stamp) -> bool:
+        """Whether the files look like this for a moment only."""
+        if self._seen[0] != stamp:
+            self._seen = (stamp, self._monotonic_seconds())
+        return self._monotonic_seconds() - self._seen[1] < _REWRITING_SECONDS
 
-def _stamp(files: TlsFiles) -> tuple[tuple[int, ...] | None, ...]:
+
+class _NobodyIsAuthorized(RefusedToStart):
+    """The file of client certificates is empty."""
+
+
+def _stamp(files: TlsFiles) -> _Stamp:
     return tuple(_file_stamp(path) for path in files.paths)
 
 
@@ -152,10 +175,14 @@ def _file_stamp(path: Path) -> tuple[int, ...] | None:
 # -- files --------------------------------------------------------------------------------------------------------
 
 
+class _Empty(RefusedToStart):
+    """A file without anything in it."""
+
+
 def _blocks(path: Path, role: str) -> list[Block]:
     data = _read(path, role)
     if not data.strip():
-        raise RefusedToStart(f"the {role} file {path} is empty: name a PEM file that holds it")
+        raise _Empty(f"the {role} file {path} is empty: name a PEM file that holds it")
     blocks = blocks_of(data)
     if not blocks:
         raise RefusedToStart(
@@ -289,7 +316,11 @@ def _clients(path: Path, now: datetime) -> tuple[list[x509.Certificate], list[st
     clients: dict[x509.Certificate, None] = {}  # each once, in order
     subjects: set[x509.Name] = set()
     warnings: list[str] = []
-    for block in _blocks(path, "client certificates"):
+    try:
+        blocks = _blocks(path, "client certificates")
+    except _Empty as nothing:
+        raise _NobodyIsAuthorized(str(nothing)) from None
+    for block in blocks:
         where = f"block {block.position} of {path}"
         if block.is_private_key:
             warnings.append(f"{where} is a private key, which belongs to its client alone: remove it from this file")

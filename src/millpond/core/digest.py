@@ -6,8 +6,10 @@ digest it could not even if somebody tried.
 """
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from millpond.core.errors import InvalidRequest
@@ -35,6 +37,8 @@ class DigestFunction(IntEnum):
 
 
 _SHA256_PREFIX = bytes([DigestFunction.SHA256])
+_SHA256_HEX = _SHA256_PREFIX.hex().encode()
+_SHA256_KEY = struct.Struct("33s")
 
 
 class Digest(NamedTuple):
@@ -75,23 +79,27 @@ class Digest(NamedTuple):
         Raises:
             InvalidRequest: as :meth:`parse`, about the first bad one.
         """
-        joined = "".join([pair[0] for pair in pairs])
         try:
-            raw = bytes.fromhex(joined)
+            return cls.from_hashes([pair[0].encode() for pair in pairs], [pair[1] for pair in pairs])
         except ValueError:
-            raw = b""
-        sound = raw.hex() == joined and all(len(pair[0]) == 64 and pair[1] >= 0 for pair in pairs)
-        if not sound:
             return [cls.parse(*pair) for pair in pairs]
-        return cls.from_hashes(joined, [pair[1] for pair in pairs])
 
     @classmethod
-    def from_hashes(cls, joined_hex: str, sizes: Sequence[int]) -> list["Digest"]:
-        """Digests whose hashes, written after each other, were found to be lower-case hex of the right length."""
-        raw = bytes.fromhex(joined_hex)
-        keys = [_SHA256_PREFIX + raw[at : at + 32] for at in range(0, len(raw), 32)]
-        new = tuple.__new__
-        return [new(cls, pair) for pair in zip(keys, sizes, strict=True)]
+    def from_hashes(cls, hashes: Sequence[bytes], sizes: Sequence[int]) -> list["Digest"]:
+        """The digests of SHA256 hashes in hex and their sizes, at the cost of a few passes over all of them.
+
+        Raises:
+            ValueError: one of them is not lower-case hex of 64 digits, or a size is none. Which, :meth:`parse` says.
+        """
+        if not hashes:
+            return []
+        # The key's first byte goes before each hash, so that a key is one slice of the whole.
+        joined = (_SHA256_HEX + _SHA256_HEX.join(hashes)).decode()
+        raw = bytes.fromhex(joined)
+        if raw.hex() != joined or set(map(len, hashes)) != {64} or not 0 <= min(sizes) <= max(sizes) <= _MAX_SIZE_BYTES:
+            raise ValueError("not the hashes and sizes of digests")
+        keys = [key for (key,) in _SHA256_KEY.iter_unpack(raw)]
+        return list(map(tuple.__new__, repeat(cls), zip(keys, sizes, strict=True)))
 
     @classmethod
     def of(cls, data: Any, function: DigestFunction = DigestFunction.SHA256) -> "Digest":

@@ -110,6 +110,32 @@ REFUSED_MS = 3_600_000
 REFUSED_DIGESTS = 100_000
 """How many refused digests are remembered; beyond it the memory says 'perhaps' to everything."""
 
+# -- names --------------------------------------------------------------------------------------------------------
+
+PATTERN_CHARS = 4096
+"""The longest pattern over names."""
+
+NAMES_SHARE = 0.1
+"""Of the quota, for names; beyond it the least recently used go."""
+
+NAMES_MIN_BYTES = 256 * KIB
+"""Names may always hold this much, however small the quota: a few hundred of them."""
+
+NAMES_KEPT_SHARE = 0.9
+"""Upkeep removes names, least recently used first, until they hold no more than this share of what they may."""
+
+CHANGES_KEPT = 1024
+"""How many changes of names are remembered for upkeep; when it missed more, it looks at all names."""
+
+BROKEN_MS = 86_400_000
+"""A name that is not whole for so long is removed; until then its blobs may come back."""
+
+BACKUP_MS = 3_600_000
+"""Names are copied when they changed and the last copy is older than this."""
+
+BACKUPS = 2
+"""Copies of names that are kept."""
+
 # -- store --------------------------------------------------------------------------------------------------------
 
 SEGMENT_MIN_BYTES = 256 * KIB
@@ -120,8 +146,9 @@ SEGMENTS_PER_QUOTA = 64
 LMDB_MAP_BYTES = 64 * GIB
 """Address space for one LMDB environment. Fixed: growing it breaks the other processes."""
 
-LMDB_READERS = 4096
-"""Reader slots of one LMDB environment, for all processes together."""
+LMDB_READERS = 1024
+"""Reader slots of one LMDB environment, for all processes together. A process holds 8 and one per read that is running,
+some 30 when all its threads read. Each slot is 64 bytes on disk, which is a lot in a cache of 20 MB."""
 
 NUMBERS_AT_ONCE = 64
 """Segment numbers taken from the durable counter in one go."""
@@ -138,10 +165,72 @@ TOUCH_LOG_BYTES = 8 * MIB
 RESERVE_BYTES = 2_000_000_000
 """Free disk space that is left to other programs, unless 5 % of the file system is less."""
 
+HEAD_ROOM_SHARE = 0.02
+HEAD_ROOM_MAX_BYTES = 1 * GIB
+"""Eviction begins when this share of the quota is left, or this much: what a fast writer brings in some seconds."""
+
+SMALL_QUOTA_BYTES = 256 * MIB
+SMALL_HEAD_ROOM_SHARE = 0.005
+"""Below such a quota it begins later: writers may wait a little, but what fits stays."""
+
+GROWTH_MIN_BYTES = 128 * KIB
+GROWTH_MAX_BYTES = 32 * MIB
+"""Kept free for what the databases grow by between two measurements: quota/128 within these bounds."""
+
+SUSPENDED_SHARE = 1 / 16
+SUSPENDED_SECONDS = 600
+"""When room is needed, interrupted uploads keep this share of the quota, and only those to which something came so lately:
+a client whose connection broke is back within seconds."""
+
+KEPT_UPLOAD_SECONDS = 86_400
+"""An interrupted upload is kept for a day, if nobody needs the room."""
+
+ROOM_SECONDS = 30
+"""How long a write waits for upkeep to make room. Longer, and clients take the server for dead."""
+
+UPKEEP_SECONDS = 3
+"""How long a write that finds no room waits for an upkeep process where there is none: it may just be starting again."""
+
 DEFAULT_QUOTA_SHARE = 0.9
 """Of what the file system would have free without this REPO."""
+
+PIN_SHARE = 0.5
+"""Of the quota, for what pins keep; the rest stays a cache."""
+
+WARN_AGE_MS = 7 * 86_400_000
+"""What was used within a week and has to go would have been pulled again: the cache is too small."""
+
+SCRUB_DAYS = 30
+"""Everything is verified once in so many days."""
+
+SCRUB_RATE_BYTES = 20_000_000
+"""Per second; less than a tenth of what a disk reads."""
+
+
+TOUCH_LOG_MIN_BYTES = 16 * KIB
+"""A touch log is quota/1024 between this and ``TOUCH_LOG_BYTES``: it has all its blocks from the beginning."""
+
+BALLAST_MIN_BYTES = 64 * KIB
+BALLAST_MAX_BYTES = 4 * MIB
+"""Disk space that is given up when the disk is full: quota/256 within these bounds, enough to delete some thousand
+entries."""
 
 
 def segment_bytes(quota_bytes: int) -> int:
     """The size of a segment in a repository with this quota."""
     return max(SEGMENT_MIN_BYTES, min(SEGMENT_MAX_BYTES, quota_bytes // SEGMENTS_PER_QUOTA))
+
+
+def touch_log_bytes(quota_bytes: int) -> int:
+    """The size of a touch log in a repository with this quota."""
+    return max(TOUCH_LOG_MIN_BYTES, min(TOUCH_LOG_BYTES, quota_bytes // 1024))
+
+
+def ballast_bytes(quota_bytes: int) -> int:
+    """The size of the ballast in a repository with this quota."""
+    return min(quota_bytes // 64, max(BALLAST_MIN_BYTES, min(BALLAST_MAX_BYTES, quota_bytes // 256)))
+
+
+def names_bytes(quota_bytes: int) -> int:
+    """What names may hold in a repository with this quota."""
+    return max(NAMES_MIN_BYTES, int(quota_bytes * NAMES_SHARE))

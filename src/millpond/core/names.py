@@ -18,6 +18,12 @@ RESERVED_SEGMENTS = frozenset(
 )
 
 
+_URN = "urn:fdc:buildstream.build:2020:"
+_KINDS = {f"{_URN}artifact:": "artifact", f"{_URN}source:": "source", f"{_URN}v1:": "ref"}
+KINDS = (*_KINDS.values(), "asset")
+"""What names are to people: BuildStream 2's artifacts and sources, BuildStream 1's refs, and all other assets."""
+
+
 class Namespace(StrEnum):
     """Which kind of name. The value is part of the names format: never change one, only add."""
 
@@ -70,3 +76,23 @@ def asset_key(uri: str, qualifiers: Iterable[tuple[str, str]] = ()) -> str:
     if not ordered:
         return uri
     return "\0".join([uri, *(f"{len(name)}:{name}={value}" for name, value in ordered)])
+
+
+def spoken(name: Name) -> tuple[str, str]:
+    """The kind of ``name`` (one of ``KINDS``) and how people call it: ``("artifact", "project/element/key")``.
+
+    A name that is none of BuildStream's is called by its URI, with its qualifiers behind it: ``URI [name=value]``.
+    """
+    for prefix, kind in _KINDS.items():
+        if name.key.startswith(prefix) and "\0" not in name.key:
+            return kind, name.key.removeprefix(prefix)
+    uri, *qualifiers = name.key.split("\0")
+    if not qualifiers:
+        return "asset", uri
+    return "asset", f"{uri} [{', '.join(qualifier.partition(':')[2] for qualifier in qualifiers)}]"
+
+
+def element_of(name: Name) -> tuple[str, str, str, str]:
+    """What ``name`` is one version of: instance, namespace, kind, and all of what it is called but the last part."""
+    kind, text = spoken(name)
+    return name.instance, name.namespace, kind, text.rpartition("/")[0]

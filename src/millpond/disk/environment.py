@@ -13,6 +13,7 @@ Rules that LMDB's behaviour forces, each tried:
 
 import errno
 import os
+from collections.abc import Callable
 
 import lmdb
 from lmdb.verify import VerifyError, verify
@@ -21,7 +22,8 @@ from millpond.core import limits
 
 FILES_MODE = 0o750
 """For directory and files; LMDB drops the execute bits for its files."""
-_LOCK_FILE_BYTES = 64 * limits.LMDB_READERS + 128  # lmdb.h: a cache line per reader, and its header
+_LOCK_BYTES_PER_READER = 64  # lmdb.h: a cache line per reader, and a header
+_LOCK_HEADER_BYTES = 128
 _FULL_BELOW_BYTES = limits.MIB
 
 DAMAGE = (
@@ -35,7 +37,14 @@ DAMAGE = (
 
 
 def open_environment(
-    path: str, *, tables: int, sync: bool, read_only: bool, lock: bool = True, map_bytes: int = limits.LMDB_MAP_BYTES
+    path: str,
+    *,
+    tables: int,
+    sync: bool,
+    read_only: bool,
+    lock: bool = True,
+    map_bytes: int = limits.LMDB_MAP_BYTES,
+    readers: int = limits.LMDB_READERS,
 ) -> lmdb.Environment:
     """The environment in directory ``path``, made if it is missing (never with ``read_only``).
 
@@ -44,7 +53,7 @@ def open_environment(
         OSError: the directory cannot be used.
     """
     if not read_only:
-        _reserve_lock_file(path)
+        _reserve_lock_file(path, readers)
     environment = lmdb.open(
         path,
         map_size=map_bytes,
@@ -54,7 +63,7 @@ def open_environment(
         sync=sync,
         metasync=sync,
         readahead=False,
-        max_readers=limits.LMDB_READERS,
+        max_readers=readers,
         max_dbs=tables,
         max_spare_txns=8,
         lock=lock or not read_only,
@@ -65,7 +74,7 @@ def open_environment(
     return environment
 
 
-def _reserve_lock_file(path: str) -> None:
+def _reserve_lock_file(path: str, readers: int) -> None:
     os.makedirs(path, mode=FILES_MODE, exist_ok=True)
     lock_file = os.path.join(path, "lock.mdb")
     try:
@@ -73,7 +82,7 @@ def _reserve_lock_file(path: str) -> None:
     except FileExistsError:
         return
     try:
-        os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
+        os.posix_fallocate(descriptor, 0, _LOCK_HEADER_BYTES + _LOCK_BYTES_PER_READER * readers)
     finally:
         os.close(descriptor)
 
@@ -90,6 +99,30 @@ def _is_cut_off(path: str, environment: lmdb.Environment) -> bool:
         return bool(verify(path))  # type: ignore[no-untyped-call]  # lmdb ships no stub for it
     except VerifyError:
         return True
+
+
+End = Callable[[BaseException, bool], None]
+_ends: list[End] = []
+
+
+def end_when_lost(end: End) -> None:
+    """Have ``end`` called with a failure after which an open environment is of no more use to this process.
+
+    With it comes whether the file may be damaged.
+    """
+    _ends.append(end)
+
+
+def heed(failure: BaseException, *, reading: bool = False) -> None:
+    """Look at what LMDB said of an open environment: after some failures only a new process may open it again.
+
+    When one of the two first pages could not be written LMDB gives the environment up for good, for reading, too (tried);
+    and damaged pages are damaged until somebody judges the file, which nobody may do while it is open. A transaction that
+    only reads turns bad of nothing but these.
+    """
+    if isinstance(failure, DAMAGE) or (reading and isinstance(failure, lmdb.BadTxnError)):
+        for end in _ends:
+            end(failure, not isinstance(failure, lmdb.PanicError))
 
 
 def code(error: BaseException) -> int:

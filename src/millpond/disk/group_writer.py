@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import lmdb
 
 from millpond.core.errors import NotReady
+from millpond.disk import environment
 
 Transaction = Any
 """``lmdb.Transaction``."""
@@ -146,6 +147,7 @@ class GroupWriter:
             with self._environment.begin(write=True) as txn:
                 results = [job.apply(txn) for job in group]
         except Exception as failure:
+            environment.heed(failure)
             if len(group) == 1:
                 group[0].future.set_exception(self._told(failure))
                 return

@@ -2,22 +2,28 @@
 
 A lock belongs to an open file description: two threads that share a descriptor share its lock, and one would release
 it under the other. So every thread that locks has a descriptor of its own. The kernel drops a dead process's locks.
+
+The kernel lets new shared holders pass one who waits for the exclusive side, so where somebody always holds it, it is
+never to be had. So whoever wants it exclusively *asks* first: in the file stands until when nobody is to begin. What is
+asked runs out by itself, soon, or a killed process would keep everybody waiting.
 """
 
 import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from millpond.core.errors import NotReady, WouldBlock
+from millpond.disk.files import FILE_MODE
 
 
 def open_lock_file(path: str, *, read_only: bool = False) -> int:
     """A descriptor to lock with. The file's content means nothing."""
     flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
-    return os.open(path, flags | os.O_CLOEXEC, 0o644)
+    return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
 
 
 def try_lock(descriptor: int, *, exclusive: bool) -> bool:
@@ -55,6 +61,37 @@ class _Descriptor:
             os.close(number)
 
 
+_WORD_BYTES = 8
+_ASKED_MS = 50
+"""How long what was asked holds; it is asked again for as long as the lock is wanted."""
+_PAUSE_SECONDS = 0.002
+
+
+def ask(descriptor: int) -> None:
+    """Ask those who would share the lock to wait a moment. Where the disk does not allow it, nobody is asked."""
+    _say(descriptor, _now_ms() + _ASKED_MS)
+
+
+def ask_no_more(descriptor: int) -> None:
+    """What was asked is over."""
+    _say(descriptor, 0)
+
+
+def is_asked(descriptor: int) -> bool:
+    """Whether somebody waits for the exclusive side. What lies further ahead was said before this machine started."""
+    ahead_ms = int.from_bytes(os.pread(descriptor, _WORD_BYTES, 0), "little") - _now_ms()
+    return 0 < ahead_ms <= _ASKED_MS
+
+
+def _say(descriptor: int, until_ms: int) -> None:
+    with suppress(OSError):
+        os.pwrite(descriptor, until_ms.to_bytes(_WORD_BYTES, "little"), 0)
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000  # one clock for all processes of a machine
+
+
 class SharedLock:
     """The shared side of a lock that another process sometimes takes exclusively."""
 
@@ -72,8 +109,10 @@ class SharedLock:
         """
         descriptor = self._descriptor()
         if wait:
+            while is_asked(descriptor.number):
+                time.sleep(_PAUSE_SECONDS)
             lock(descriptor.number, exclusive=False)
-        elif not try_lock(descriptor.number, exclusive=False):
+        elif is_asked(descriptor.number) or not try_lock(descriptor.number, exclusive=False):
             raise WouldBlock
         try:
             yield

@@ -1,11 +1,12 @@
 """The roles that names play for the rest of Millpond."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from millpond.core.names import Name, Namespace
 from millpond.names.binding import Binding
+from millpond.names.notes import Broken, Pin, PinState
 
 
 class NameIndex(Protocol):
@@ -79,3 +80,74 @@ class NumberSource(Protocol):
             NotReady: as for :class:`NameIndex`.
 
         """
+
+
+class ChangedNames(Protocol):
+    """Which names changed of late. A *position* is that of the last change that was seen."""
+
+    def position(self) -> int:
+        """That of the last change, 0 before the first."""
+
+    def since(self, position: int) -> tuple[int, list[bytes]] | None:
+        """The position now and the rows that changed after ``position``, each once; None when nobody knows any more."""
+
+
+class PinTable(Protocol):
+    """The pins of a repository; durable when a call returns."""
+
+    def all(self) -> list[Pin]:
+        """Every pin, ended ones too, the oldest first."""
+
+    def add(self, pin: Pin) -> bool:
+        """Write ``pin``, in place of one with the same pattern; whether there was one."""
+
+    def remove(self, patterns: Iterable[str]) -> list[bool]:
+        """Remove pins; per pattern whether there was one."""
+
+    def state(self) -> PinState | None:
+        """What upkeep last found; None before it looked."""
+
+    def set_state(self, state: PinState) -> None:
+        """Note what upkeep found."""
+
+
+class BrokenTable(Protocol):
+    """Since when names are broken; durable when a call returns."""
+
+    def all(self) -> dict[bytes, Broken]:
+        """Every mark by the row of its name."""
+
+    def change(self, marks: Mapping[bytes, Broken | None]) -> None:
+        """Set marks, and remove those that are None."""
+
+
+class KeptNames(NameIndex, Protocol):
+    """Names as upkeep and commands see them."""
+
+    @property
+    def changes(self) -> ChangedNames:
+        """Which changed of late."""
+
+    @property
+    def pins(self) -> PinTable:
+        """What is to be kept."""
+
+    @property
+    def broken(self) -> BrokenTable:
+        """What is not whole."""
+
+    def version(self) -> int:
+        """A number that grows with every change by any process, of whatever is kept here."""
+
+    def entry(self, row: bytes) -> tuple[Name, Binding] | None:
+        """The name whose ``Name.row`` this is and what it is bound to; None when it is not bound, or damaged."""
+
+    def unbind_many(self, bindings: Sequence[tuple[Name, Binding]]) -> list[tuple[Name, Binding]]:
+        """Remove those of ``bindings`` that are still bound so, in one transaction; which they were.
+
+        Raises:
+            NoSpace: as :meth:`NameIndex.unbind`.
+        """
+
+    def held_bytes(self) -> int:
+        """What names take of what they may."""

@@ -4,24 +4,29 @@ The rule: a call that returned is on disk, and a value is believed only with its
 synchronous; names are few and precious, and group commit makes their fsync bearable. A read transaction lives for
 microseconds, never across a ``yield``: LMDB cannot reuse a page while an older reader lives.
 
-Tables: ``bindings`` (``Name.row`` -> ``values``), ``counters`` (sealed like bindings), ``meta`` (the format).
+Tables: ``bindings`` (``Name.row`` -> ``values``), ``counters`` (sealed like bindings), ``meta`` (the format), ``pins``
+and ``broken`` (``names.marks``), ``changes`` (``names.changes``).
 All processes on one host; in one process one :class:`LmdbNames` per path, because two would drop each other's locks.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import lmdb
 
 from millpond.core import limits
-from millpond.core.errors import MillpondError, NameNotFound, NotReady, NotServed
+from millpond.core.errors import MillpondError, NameNotFound, NoSpace, NotReady, NotServed
 from millpond.core.names import Name, Namespace
 from millpond.disk.group_writer import GroupWriter, Work
-from millpond.names import environment, values
+from millpond.names import environment, room, values, verification
 from millpond.names.binding import Binding
+from millpond.names.changes import Changes
+from millpond.names.marks import BrokenNames, Pins
 
 _Result = TypeVar("_Result")
 
@@ -38,7 +43,8 @@ class LmdbNames:
 
     ``read_only`` opens what exists and writes nothing; where ``lock.mdb`` cannot be written it reads without a lock,
     which is right for a copy that nobody writes and a gamble elsewhere. ``lock=False`` asks for that at once; who
-    writes always locks.
+    writes always locks. ``must_exist``: names were here before, so that none at all is damage. ``limit_bytes`` tells
+    how much they may hold.
 
     Raises:
         RefusedToStart: damaged, of a newer format, not names, not there, or already open in this process.
@@ -50,25 +56,38 @@ class LmdbNames:
         path: Path,
         *,
         read_only: bool = False,
+        must_exist: bool = False,
+        limit_bytes: Callable[[], int] | None = None,
         map_bytes: int = limits.LMDB_MAP_BYTES,
         lock: bool = True,
     ) -> None:
         self._path = path
+        self._limit_bytes = limit_bytes
         self._closed = False
         self._opened = False  # until then a failure is a reason not to start, and told as such
         self._damaged: set[bytes] = set()
         self._writer: GroupWriter | None = None
-        self._env = environment.open_environment(path, read_only=read_only, map_bytes=map_bytes, lock=lock)
+        self._presence = environment.enter(path, read_only=read_only, must_exist=must_exist, map_bytes=map_bytes)
+        try:
+            self._env = environment.open_environment(path, read_only=read_only, map_bytes=map_bytes, lock=lock)
+        except BaseException:
+            self._leave()
+            raise
         try:
             if read_only:
                 tables = environment.tables_to_read(path, self._env)
             else:
                 self._writer = GroupWriter(self._env, "names-writer", told=self._told)
-                tables = environment.tables_to_write(path, self._env, self._writer)
+                tables = environment.tables_to_write(path, self._env, self._writer, must_exist=must_exist)
         except BaseException:
             self.close()
             raise
-        self._bindings, self._counters = tables[b"bindings"], tables[b"counters"]
+        self._meta, self._bindings, self._counters = tables[b"meta"], tables[b"bindings"], tables[b"counters"]
+        self._tables = tables
+        self.changes = Changes(tables.get(b"changes"), self._reading)
+        self.pins = Pins(tables.get(b"pins"), self._reading, self._write)
+        self.broken = BrokenNames(tables.get(b"broken"), self._reading, self._write)
+        self._room = room.Room(self._counters, self._bindings)
         self._opened = True
 
     def bind(self, bindings: Sequence[tuple[Name, Binding]]) -> None:
@@ -80,10 +99,16 @@ class LmdbNames:
         rows = [(name.row, values.value_of(name, binding)) for name, binding in bindings]
 
         def write(transaction: "lmdb.Transaction[bytes]") -> None:
-            for row, value in rows:
-                transaction.put(row, value, db=self._bindings)
+            grown = sum(self._put(transaction, row, value) for row, value in rows)
+            held = self._room.changed(transaction, grown)
+            self.changes.note(transaction, [row for row, _ in rows])
+            if self._limit_bytes is not None and grown > 0 and held > self._limit_bytes():
+                raise NoSpace(
+                    f"names hold all of the {self._limit_bytes()} bytes that the quota leaves them, and none could give"
+                    " way yet: try again in a minute; if it goes on, raise the quota or remove pins"
+                )
 
-        return self._open_writer().submit(Work(write))
+        return self._open_writer().submit(Work(self._signed(write)))
 
     def resolve(self, name: Name) -> Binding:
         """See :meth:`NameIndex.resolve`."""
@@ -105,52 +130,145 @@ class LmdbNames:
         row = name.row
 
         def remove(transaction: "lmdb.Transaction[bytes]") -> bool:
-            if expected is not None:
-                value = transaction.get(row, db=self._bindings)
-                try:
-                    if value is None or values.binding_of(row, value) != expected:
-                        return False
-                except values.Damaged as damage:
-                    self._report(row, damage)
-                    return False
-            return transaction.delete(row, db=self._bindings)
+            if expected is not None and not self._is_bound_to(transaction, row, expected):
+                return False
+            return self._delete(transaction, [row]) == 1
 
         return self._write(remove)
 
+    def unbind_many(self, bindings: Sequence[tuple[Name, Binding]]) -> list[tuple[Name, Binding]]:
+        """Remove those of ``bindings`` that are still bound so, in one transaction; which they were.
+
+        Raises:
+            NoSpace: as :meth:`unbind`.
+        """
+
+        def remove(transaction: "lmdb.Transaction[bytes]") -> list[tuple[Name, Binding]]:
+            removed = [one for one in bindings if self._is_bound_to(transaction, one[0].row, one[1])]
+            self._delete(transaction, [name.row for name, _ in removed])
+            return removed
+
+        return self._write(remove)
+
+    def _put(self, transaction: "lmdb.Transaction[bytes]", row: bytes, value: bytes) -> int:
+        """Write a row; the bytes that it takes more than what it replaces."""
+        before = transaction.get(row, db=self._bindings)
+        transaction.put(row, value, db=self._bindings)
+        return room.taken_bytes(value) - (0 if before is None else room.taken_bytes(before))
+
+    def _delete(self, transaction: "lmdb.Transaction[bytes]", rows: Sequence[bytes]) -> int:
+        """Remove those of ``rows`` that are there; how many they were."""
+        held = {row: value for row in rows if (value := transaction.get(row, db=self._bindings)) is not None}
+        for row in held:
+            transaction.delete(row, db=self._bindings)
+        if held:
+            self._room.changed(transaction, -sum(map(room.taken_bytes, held.values())))
+            self.changes.note(transaction, held)
+        return len(held)
+
+    def _is_bound_to(self, transaction: "lmdb.Transaction[bytes]", row: bytes, expected: Binding) -> bool:
+        value = transaction.get(row, db=self._bindings)
+        try:
+            return value is not None and values.binding_of(row, value) == expected
+        except values.Damaged as damage:
+            self._report(row, damage)
+            return False
+
     def names(self, namespace: Namespace | None = None) -> Iterator[tuple[Name, Binding]]:
         """See :meth:`NameIndex.names`."""
+        for row, value in self.rows():
+            try:
+                entry = values.entry_of(row, value)
+            except values.Damaged as damage:
+                self._report(row, damage)
+                continue
+            if entry is not None and namespace in (None, entry[0].namespace):
+                yield entry
+
+    def entry(self, row: bytes) -> tuple[Name, Binding] | None:
+        """The name whose ``Name.row`` this is and what it is bound to; None when it is not bound, or damaged."""
+        with self._reading() as transaction:
+            value = transaction.get(row, db=self._bindings)
+        try:
+            return None if value is None else values.entry_of(row, value)
+        except values.Damaged as damage:
+            self._report(row, damage)
+            return None
+
+    def version(self) -> int:
+        """A number that grows with every change by any process, of whatever is kept here."""
+        last: int = self._env.info()["last_txnid"]
+        return last
+
+    def count(self) -> int:
+        """How many names there are."""
+        with self._reading() as transaction:
+            entries: int = transaction.stat(self._bindings)["entries"]
+        return entries
+
+    def held_bytes(self) -> int:
+        """What names take."""
+        with self._reading() as transaction:
+            return self._room.held_bytes(transaction)
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """All bindings as they are written, by row; like :meth:`names` not one snapshot."""
         after = b""
         while chunk := self._chunk(after):
-            for row, value in chunk:
-                try:
-                    entry = values.entry_of(row, value)
-                except values.Damaged as damage:
-                    self._report(row, damage)
-                    continue
-                if entry is not None and namespace in (None, entry[0].namespace):
-                    yield entry
+            yield from chunk
             after = chunk[-1][0]
+
+    def copy_notes(self, copy: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
+        """Write all but the bindings into ``transaction`` of another environment: format, counters, pins."""
+        with self._reading() as own:
+            for key, table in self._tables.items():
+                if key in (b"meta", b"counters", b"pins"):
+                    target = copy.open_db(key, txn=transaction)
+                    for row, value in own.cursor(table):
+                        if row != room.ROW:  # what the copy holds is counted there
+                            transaction.put(row, value, db=target)
+
+    def next_number(self) -> int:
+        """The first number that :meth:`take_numbers` has not given out.
+
+        Raises:
+            NotReady: the counter is damaged.
+        """
+        with self._reading() as transaction:
+            value = transaction.get(_NUMBERS_ROW, db=self._counters)
+        try:
+            return _number(value)
+        except values.Damaged as damage:
+            raise self._no_numbers() from damage
+
+    def raise_numbers(self, first: int) -> None:
+        """See to it that no number below ``first`` is given out any more, even if the counter was damaged."""
+
+        def work(transaction: "lmdb.Transaction[bytes]") -> None:
+            try:
+                following = max(first, _number(transaction.get(_NUMBERS_ROW, db=self._counters)))
+            except values.Damaged:
+                following = first
+            transaction.put(_NUMBERS_ROW, _sealed_number(following), db=self._counters)
+
+        self._write(work)
 
     def take_numbers(self, count: int) -> range:
         """See :meth:`NumberSource.take_numbers`."""
 
         def take(transaction: "lmdb.Transaction[bytes]") -> range:
-            value = transaction.get(_NUMBERS_ROW, db=self._counters)
-            first = 1 if value is None else int.from_bytes(values.unseal(_NUMBERS_ROW, value), "little")
-            following = (first + count).to_bytes(_NUMBER_BYTES, "little")
-            transaction.put(_NUMBERS_ROW, values.seal(_NUMBERS_ROW, following), db=self._counters)
+            first = _number(transaction.get(_NUMBERS_ROW, db=self._counters))
+            transaction.put(_NUMBERS_ROW, _sealed_number(first + count), db=self._counters)
             return range(first, first + count)
 
         try:
             return self._write(take)
         except values.Damaged as damage:  # a guess could give a number out twice (I9)
-            _log.critical(
-                "the counter of segment numbers in %s is damaged: stop the server, move %s aside, and put your own backup"
-                " of all of it in its place or begin anew",
-                self._path,
-                self._path.parent,
-            )
-            raise NotReady("the store cannot begin a new segment: the server's log says why") from damage
+            raise self._no_numbers() from damage
+
+    def _no_numbers(self) -> NotReady:
+        _log.critical("%s", environment.damaged(self._path, "the counter of segment numbers"))
+        return NotReady("the store cannot begin a new segment: the server's log says why")
 
     def free_dead_readers(self) -> int:
         """Give back the reader slots of processes that died, which would pin pages for ever. How many there were."""
@@ -165,9 +283,33 @@ class LmdbNames:
         if self._writer is not None:
             self._writer.close()
         self._env.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._presence is not None:
+            os.close(self._presence)
+            self._presence = None
+
+    @contextmanager
+    def _reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise self._unread(error) from error
 
     def _write(self, work: Callable[["lmdb.Transaction[bytes]"], _Result]) -> _Result:
-        return self._open_writer().run(work)
+        return self._open_writer().run(self._signed(work))
+
+    def _signed(self, work: Callable[["lmdb.Transaction[bytes]"], _Result]) -> Callable[..., _Result]:
+        """``work``, and the number of its commit beside it (``names.verification``)."""
+
+        def signed(transaction: "lmdb.Transaction[bytes]") -> _Result:
+            result = work(transaction)
+            verification.sign(transaction, self._meta)
+            return result
+
+        return signed
 
     def _open_writer(self) -> GroupWriter:
         if self._writer is None:
@@ -195,6 +337,11 @@ class LmdbNames:
             raise self._unread(error) from error
         return chunk
 
+    @property
+    def damaged(self) -> frozenset[bytes]:
+        """The rows whose values were found not to verify, so far. A listing finds all."""
+        return frozenset(self._damaged)
+
     def _report(self, row: bytes, damage: values.Damaged) -> None:
         if row not in self._damaged:
             self._damaged.add(row)
@@ -205,3 +352,16 @@ class LmdbNames:
 
     def _closing(self) -> NotReady:
         return NotReady("the names are closed: the server is stopping")
+
+
+def _number(value: bytes | None) -> int:
+    """The next number that a counter stands for.
+
+    Raises:
+        Damaged: see :func:`values.unseal`.
+    """
+    return 1 if value is None else int.from_bytes(values.unseal(_NUMBERS_ROW, value), "little")
+
+
+def _sealed_number(number: int) -> bytes:
+    return values.seal(_NUMBERS_ROW, number.to_bytes(_NUMBER_BYTES, "little"))

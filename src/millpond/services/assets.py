@@ -98,22 +98,23 @@ def fetch(
             continue
         expired = binding.expires_at_ms is not None and binding.expires_at_ms <= now
         too_old = oldest_ms is not None and binding.pushed_at_ms < oldest_ms
-        if not expired and not too_old and _whole(cache, name, binding, wait=wait):
+        if not expired and not too_old and _whole(cache, name, binding, now, wait=wait):
             return Asset(uri, binding)
     raise NameNotFound("this cache does not have any of the URIs asked for")
 
 
-def _whole(cache: Cache, name: Name, binding: Binding, *, wait: bool) -> bool:
+def _whole(cache: Cache, name: Name, binding: Binding, now_ms: int, *, wait: bool) -> bool:
     if cache.index_only or binding.foreign:
         return True
     if cache.closures.intact(name.row, binding.stamp, wait=wait):
         return True
     try:
-        found = closure.walk(cache.blobs, name.namespace, name.key, binding, wait=wait)
+        promise = cache.closures.promise
+        found = closure.walk(cache.blobs, name.namespace, name.key, binding, promise=promise, wait=wait)
         footprint = cache.closures.settle(found.digests, wait=wait)
     except (IncompleteClosure, BlobNotFound, InvalidRequest, TooMuch):
         return False
-    cache.closures.remember(name.row, binding.stamp, footprint)
+    cache.closures.remember(name.row, binding.stamp, footprint, promised_ms=now_ms)
     return True
 
 
@@ -133,7 +134,11 @@ class PendingPush:
         """The names are durable: note where their closure lies and end the leases of its blobs."""
         if self._footprint is not None:
             for name in self._names:
-                self._closures.remember(name.row, self._binding.stamp, self._footprint)
+                # The clock was looked at before the closure was walked.
+                promised_ms = self._binding.pushed_at_ms
+                self._closures.remember(
+                    name.row, self._binding.stamp, self._footprint, promised_ms=promised_ms, ends_leases=True
+                )
 
 
 def begin_push(
@@ -161,9 +166,12 @@ def begin_push(
     names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
     if cache.index_only:
         return PendingPush(cache, names, binding)
-    if _is_foreign(cache, binding):
+    try:
+        found, footprint = _settled(cache, names, binding, wait=wait)
+    except IncompleteClosure:
+        if not _is_foreign(cache, binding):
+            raise
         return PendingPush(cache, names, replace(binding, foreign=True))
-    found, footprint = _settled(cache, names, binding, wait=wait)
     return PendingPush(cache, names, replace(binding, closure_bytes=found.size_bytes), footprint)
 
 
@@ -186,7 +194,8 @@ def _settled(cache: Cache, names: Sequence[Name], binding: Binding, *, wait: boo
     # Of several URIs the strictest rule counts: artifacts alone may have holes in their optional trees.
     key = next((name.key for name in names if not name.key.startswith(closure.ARTIFACT_URN)), names[0].key)
     for _ in range(_TRIES):
-        found = closure.walk(cache.blobs, names[0].namespace, key, binding, wait=wait)
+        promise = cache.closures.promise
+        found = closure.walk(cache.blobs, names[0].namespace, key, binding, promise=promise, wait=wait)
         try:
             return found, cache.closures.settle(found.digests, wait=wait)
         except BlobNotFound as gone:

@@ -1,10 +1,11 @@
 """The parts that services work on, tied together once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from millpond.core.clock import Clock
 from millpond.names.interface import NameIndex
 from millpond.store.interface import BlobStore, Closures
+from millpond.store.uses.counts import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +20,5 @@ class Cache:
     """Names are kept, blobs live elsewhere: nothing is checked against the store."""
     foreign: bool = True
     """Accept names all of whose blobs live elsewhere (see ``services.assets``)."""
+    counts: Counts = field(default_factory=Counts)
+    """Hits and misses, added up by the services."""

@@ -7,8 +7,9 @@ required. ``buildtree``, ``sources`` and ``buildroot`` are required only where t
 For every other asset everything referenced is required.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -45,8 +46,26 @@ class _Roots:
     optional_trees: set[Digest]
 
 
-def walk(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *, wait: bool = True) -> Closure:
+class Promise(Protocol):
+    """``Closures.promise``, or ``BlobStore.find_missing`` where nothing is promised."""
+
+    def __call__(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+        """Those that are not held; the others are promised."""
+        ...
+
+
+def walk(
+    blobs: BlobStore,
+    namespace: Namespace,
+    key: str,
+    binding: Binding,
+    *,
+    promise: Promise | None = None,
+    wait: bool = True,
+) -> Closure:
     """The closure of ``binding``, every blob of it held and promised (I8).
+
+    ``promise``: how; without it ``blobs`` is asked which are missing.
 
     With ``wait=False`` no tree is walked, however small: that is no work for an event loop.
 
@@ -56,22 +75,45 @@ def walk(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *, 
         TooMuch: deeper or larger than limits allow.
         WouldBlock: there is a tree to walk, or a lock or a disk to wait for, and ``wait`` is False.
     """
+    promise = promise or blobs.find_missing
     roots = _roots(blobs, namespace, key, binding, wait=wait)
     if not wait and (roots.trees or roots.optional_trees):
         raise WouldBlock
     found = _Collected()
     found.add(roots.blobs)
     _walk_tree(blobs, roots.trees, found)
-    _promise(blobs, found.digests, wait=wait)
+    _promise(promise, found.digests, wait=wait)
     for root in roots.optional_trees:
         attempt = _Collected()
         try:
             _walk_tree(blobs, {root}, attempt)
-            _promise(blobs, attempt.digests)
+            _promise(promise, attempt.digests)
         except IncompleteClosure:
             continue
         found.add(attempt.digests)
     return Closure(list(found.digests))
+
+
+def remains(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> list[Digest]:
+    """What is held of the closure of ``binding``, whole or not. Nothing is promised.
+
+    Raises:
+        InvalidRequest, TooMuch: as :func:`walk`.
+    """
+    try:
+        roots = _roots(blobs, namespace, key, binding, wait=True)
+    except IncompleteClosure:
+        roots = _Roots({binding.digest, *binding.blobs}, set(binding.directories), set())
+    found = _Collected()
+    found.add(roots.blobs)
+    for digests, contents in trees.levels(blobs, roots.trees | roots.optional_trees):
+        found.add(digests)
+        for digest, content in zip(digests, contents, strict=True):
+            if content is not None:
+                found.add(_files(digest, content))
+    wanted = [digest for digest in found.digests if digest != EMPTY]
+    missing = set(blobs.find_missing(wanted))
+    return [digest for digest in wanted if digest not in missing]
 
 
 def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *, wait: bool) -> _Roots:
@@ -124,12 +166,12 @@ def _walk_tree(blobs: BlobStore, roots: set[Digest], found: _Collected) -> None:
 
 
 def _files(digest: Digest, content: Bytes) -> list[Digest]:
-    return [trees.parse(node.digest) for node in trees.parse_directory(digest, content).files]
+    return trees.digests_of(trees.parse_directory(digest, content).files)
 
 
-def _promise(blobs: BlobStore, digests: Iterable[Digest], *, wait: bool = True) -> None:
+def _promise(promise: Promise, digests: Iterable[Digest], *, wait: bool = True) -> None:
     wanted = [digest for digest in digests if digest != EMPTY]
-    missing = blobs.find_missing(wanted, wait=wait)
+    missing = promise(wanted, wait=wait)
     if missing:
         raise _incomplete(missing[0], len(missing))
 

@@ -61,7 +61,12 @@ def parse_directory(digest: Digest, content: Bytes) -> re_pb2.Directory:
 
 def subdirectories(digest: Digest, content: Bytes) -> list[Digest]:
     """The digests of a Directory's subdirectories."""
-    return [parse(node.digest) for node in parse_directory(digest, content).directories]
+    return digests_of(parse_directory(digest, content).directories)
+
+
+def digests_of(nodes: Iterable[re_pb2.FileNode | re_pb2.DirectoryNode]) -> list[Digest]:
+    """The digests of a Directory's files or subdirectories."""
+    return Digest.parse_many([(found.hash, found.size_bytes) for found in [node.digest for node in nodes]])
 
 
 def parse(digest: re_pb2.Digest) -> Digest:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from millpond.core.digest import Digest
 from millpond.core.errors import MillpondError, NoSpace
 from millpond.core.names import Namespace
+from millpond.core.seldom import Seldom
 from millpond.services import assets
 from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.cache import Cache
 from millpond.store.interface import Bytes, Upload
 
-log = logging.getLogger(__name__)
+_seldom = Seldom(logging.getLogger(__name__))
 
 
 class Writer:
@@ -29,6 +30,8 @@ class Writer:
         refused = [blob[0] for blob, why in zip(blobs, outcomes, strict=True) if isinstance(why, NoSpace)]
         if refused:
             self._refuse(refused)
+        counts = self._cache.counts
+        counts.bytes_written += sum([blob[0][1] for blob, why in zip(blobs, outcomes, strict=True) if why is None])
         return outcomes
 
     def holds(self, digest: Digest) -> bool:
@@ -64,6 +67,7 @@ class Writer:
         """
         with self._refusing(digest):
             upload.finish()
+        self._cache.counts.bytes_written += digest.size_bytes
 
     @contextmanager
     def _refusing(self, digest: Digest) -> Iterator[None]:
@@ -75,7 +79,11 @@ class Writer:
             raise
 
     def _refuse(self, digests: Sequence[Digest]) -> None:
-        log.warning("no room for %d blobs, the first of them %s: raise the quota", len(digests), digests[0])
+        _seldom.say(
+            logging.WARNING,
+            "room",
+            f"no room for {len(digests)} blobs, the first of them {digests[0]}: raise the quota",
+        )
         self._cache.closures.refuse(digests)
 
     def upload_offset(self, session: str) -> int:

@@ -1,26 +1,35 @@
 """The index: where each blob lies. It may be lost; it is rebuilt from the segments.
 
 One LMDB environment (``disk.environment``) that is never synced while it runs: a killed process does not hurt it, and
-after a power loss it is not believed (``store.opening``). Write transactions are made in one thread per process, which
+after a power loss it is not believed (``store.repository.opening``). Write transactions are made in one thread per process, which
 groups what waits (``disk.group_writer``); no read transaction lives longer than the call that began it.
 
 The rule (I1): what is listed is complete and verified. (I3): an entry goes before its bytes do.
 """
 
+import logging
+import operator
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import NamedTuple
 
+import lmdb
+
+from millpond.core.errors import NotReady
+from millpond.core.seldom import Seldom
+from millpond.disk import environment
 from millpond.disk.environment import open_environment
 from millpond.disk.group_writer import Transaction
 
+seldom = Seldom(logging.getLogger(__name__))
 _TABLES = (b"blobs", b"segments", b"closures", b"space", b"refused", b"state")
 ENTRY = struct.Struct("<IIQQ")
 """An encoded :class:`Entry`."""
 _SEGMENT_ROW = struct.Struct("<BBHIQQQI")
 _NUMBER = struct.Struct(">I")
+_SEGMENT = operator.itemgetter(slice(4))
 
 INDEX_FORMAT = 1
 """Raised by every change of a table; an index of another format is made anew."""
@@ -105,22 +114,35 @@ class Index:
         """
         self.path = path
         self.env = open_environment(path, tables=len(_TABLES), sync=False, read_only=read_only, lock=lock)
-        # Each by itself: py-lmdb forgets handles that were opened inside of a read transaction.
-        self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
-            self.env.open_db(name, create=not read_only) for name in _TABLES
-        )
+        try:
+            # Each by itself: py-lmdb forgets handles that were opened inside of a read transaction.
+            self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
+                self.env.open_db(name, create=not read_only) for name in _TABLES
+            )
+        except BaseException:
+            self.env.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """A read transaction. Never across an ``await``."""
-        with self.env.begin() as txn:
-            yield txn
+        """A read transaction. Never across an ``await``.
+
+        Raises:
+            NotReady: the index cannot be read.
+        """
+        try:
+            with self.env.begin() as txn:
+                yield txn
+        except lmdb.Error as failure:
+            environment.heed(failure, reading=True)
+            seldom.say(logging.ERROR, "read", f"the index cannot be read: {failure}")
+            raise NotReady("the cache cannot be read now: try again in a few seconds") from failure
 
     def find(self, txn: Transaction, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The encoded entries of those of ``keys`` that are listed in segments that hold."""
         with txn.cursor(self.blobs) as cursor:
             found: dict[bytes, bytes] = dict(cursor.getmulti(keys))
-        lost = {number for number in {value[:4] for value in found.values()} if not self._holds(txn, number)}
+        lost = {number for number in set(map(_SEGMENT, found.values())) if not self._holds(txn, number)}
         if lost:
             found = {key: value for key, value in found.items() if value[:4] not in lost}
         return found
@@ -131,7 +153,7 @@ class Index:
 
     def entries(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """The entries of those of ``keys`` that are listed in segments that hold."""
-        with self.env.begin() as txn:
+        with self.reading() as txn:
             found = self.find(txn, keys)
         return {key: Entry.decode(value) for key, value in found.items()}
 

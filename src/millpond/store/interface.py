@@ -120,8 +120,21 @@ class Closures(Protocol):
 
         """
 
-    def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
-        """Note that the binding ``stamp`` of the name ``row`` lies there. Ends the leases of its blobs."""
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+        """Those of a closure that are not held; when there are none, all are promised until the push is through.
+
+        Unlike :meth:`BlobStore.find_missing` it is no client who is told that they are held, so no lease of a client
+        depends on it. And what is left of a broken closure is not promised: it would stay in the place of whole ones.
+        """
+
+    def remember(
+        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
+    ) -> None:
+        """Note that the binding ``stamp`` of the name ``row`` lies there; counts as use.
+
+        ``promised_ms``: all of its blobs were promised since then; 0: nobody knows. ``ends_leases``: this was the push
+        for which they were leased.
+        """
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
         """Whether all that was remembered is still there, and if so, count it as used.

@@ -1,18 +1,33 @@
 """The reference store: what every promise of the interface means, in as few lines as it can be said.
 
 It is the model that tests hold the real store against, and serves unit tests of the layers above. Bounded by its
-quota like the real one; it evicts nothing.
+quota like the real one. Like the real one without its upkeep process it makes no room by itself: :meth:`evict` does.
+
+The rule of eviction: what is pinned stays; what is leased stays (unless everything is to go); of the rest the least
+recently used goes first. Bytes are looked at before they leave, so what a test has damaged is a miss (I4).
 """
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from millpond.core import limits
 from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, DigestMismatch, InvalidRequest, MillpondError, NoSpace
 from millpond.store.interface import Bytes, Footprint
+
+
+@dataclass(slots=True)
+class _Held:
+    """A blob and what is known of its use. ``number`` tells it from an earlier copy of the same blob."""
+
+    number: int
+    data: bytes
+    used_ms: int
+    leased_until_ms: int
 
 
 class MemoryStore:
@@ -22,15 +37,25 @@ class MemoryStore:
         self._quota_bytes = quota_bytes
         self._clock = clock
         self._lock = threading.RLock()
-        self._blobs: dict[Digest, bytes] = {EMPTY: b""}
+        self._blobs: dict[Digest, _Held] = {}
+        self._pins: dict[bytes, int] = {}
+        self._numbers = itertools.count()
         self._uploads: dict[str, bytearray] = {}
         self._claimed_bytes = 0
         self._intact: dict[bytes, tuple[bytes, Footprint]] = {}
         self._refused: dict[Digest, int] = {}
 
     def find_missing(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:  # noqa: ARG002
-        """Those that are not held. Nothing is ever evicted here, so all promises hold."""
-        return [digest for digest in digests if digest not in self._blobs]
+        """Those that are not held; the others are leased."""
+        with self._lock:
+            self._lease(digests)
+            return [digest for digest in digests if digest not in self._blobs and digest != EMPTY]
+
+    def _lease(self, digests: Iterable[Digest]) -> None:
+        now = self._clock()
+        for digest in digests:
+            if held := self._blobs.get(digest):
+                held.used_ms, held.leased_until_ms = now, now + limits.LEASE_MS
 
     def put_many(self, blobs: Sequence[tuple[Digest, Bytes]]) -> list[MillpondError | None]:
         """Store each that is what it says it is and fits."""
@@ -40,27 +65,39 @@ class MemoryStore:
         if not digest.matches(data):
             return DigestMismatch(f"the bytes sent for blob {digest} are not that blob")
         with self._lock:
-            if digest in self._blobs:
-                return None
-            if digest.size_bytes > self._room_bytes():
-                return NoSpace(f"the cache has no room for blob {digest}")
-            self._blobs[digest] = bytes(data)
+            if digest not in self._blobs and digest != EMPTY:
+                if digest.size_bytes > self._room_bytes():
+                    return NoSpace(f"the cache has no room for blob {digest}")
+                self._blobs[digest] = _Held(next(self._numbers), bytes(data), 0, 0)
+            self._lease([digest])
         return None
 
     def _room_bytes(self) -> int:
-        return self._quota_bytes - self._claimed_bytes - sum(map(len, self._blobs.values()))
+        return self._quota_bytes - self._claimed_bytes - sum(len(held.data) for held in self._blobs.values())
 
     def read_many(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Bytes | None]:  # noqa: ARG002
         """The bytes, or None."""
-        return [self._blobs.get(digest) for digest in digests]
+        return [self._read(digest) for digest in digests]
+
+    def _read(self, digest: Digest) -> bytes | None:
+        if digest == EMPTY:
+            return b""
+        with self._lock:
+            held = self._blobs.get(digest)
+            if held is None:
+                return None
+            if not digest.matches(held.data):
+                del self._blobs[digest]
+                return None
+            held.used_ms = self._clock()
+            return held.data
 
     @contextmanager
     def open(self, digest: Digest, *, wait: bool = True) -> Iterator["_OpenBytes"]:  # noqa: ARG002
         """One blob, in chunks."""
-        try:
-            data = self._blobs[digest]
-        except KeyError:
-            raise BlobNotFound(f"blob {digest} is not in this cache") from None
+        data = self._read(digest)
+        if data is None:
+            raise BlobNotFound(f"blob {digest} is not in this cache")
         yield _OpenBytes(data)
 
     def begin_upload(self, digest: Digest, session: str, *, offset: int) -> "_MemoryUpload":
@@ -85,19 +122,50 @@ class MemoryStore:
             if kept:
                 self._uploads[session] = kept
 
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+        """As :meth:`find_missing`, but all or nothing."""
+        with self._lock:
+            missing = [digest for digest in dict.fromkeys(digests) if digest != EMPTY and digest not in self._blobs]
+        return missing or self.find_missing(digests, wait=wait)
+
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Memory is as durable as this store gets; only look."""
-        for digest in self.find_missing(digests):
-            raise BlobNotFound(f"blob {digest} is not in this cache")
-        return Footprint(())
+        with self._lock:
+            wanted = dict.fromkeys(digest for digest in digests if digest != EMPTY)
+            for digest in wanted:
+                if digest not in self._blobs:
+                    raise BlobNotFound(f"blob {digest} is not in this cache")
+            return Footprint(tuple(sorted((self._blobs[digest].number, 0) for digest in wanted)))
 
-    def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
-        """Note it."""
-        self._intact[row] = (stamp, footprint)
+    def remember(
+        self,
+        row: bytes,
+        stamp: bytes,
+        footprint: Footprint,
+        *,
+        promised_ms: int = 0,  # noqa: ARG002 - every promise is noted at once here
+        ends_leases: bool = False,
+    ) -> None:
+        """Note it, and end the leases if that is what it is."""
+        with self._lock:
+            self._intact[row] = (stamp, footprint)
+            for held in self._at(footprint):
+                held.leased_until_ms = 0 if ends_leases else held.leased_until_ms
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:  # noqa: ARG002
-        """Whether the same binding was noted."""
-        return self._intact.get(row, (b"", None))[0] == stamp
+        """Whether the same binding was noted, and all of it is still the very same."""
+        with self._lock:
+            noted, footprint = self._intact.get(row, (b"", Footprint(())))
+            held = self._at(footprint)
+            if noted != stamp or len(held) < len(footprint.places):
+                return False
+            for one in held:
+                one.used_ms = self._clock()
+            return True
+
+    def _at(self, footprint: Footprint) -> list[_Held]:
+        numbers = {number for number, _ in footprint.places}
+        return [held for held in self._blobs.values() if held.number in numbers]
 
     def refuse(self, digests: Iterable[Digest]) -> None:
         """Remember."""
@@ -113,7 +181,41 @@ class MemoryStore:
 
     def holds_any(self, digests: Sequence[Digest]) -> bool:
         """Whether one is held."""
-        return any(digest in self._blobs for digest in digests)
+        return any(digest in self._blobs or digest == EMPTY for digest in digests)
+
+    # -- upkeep -----------------------------------------------------------------------------------------------------
+
+    def pin(self, epoch: int, keys: Iterable[bytes]) -> None:
+        """Keep these until a later epoch ends the pins before it."""
+        self._pins.update(dict.fromkeys(keys, epoch))
+
+    def end_pins_before(self, epoch: int) -> None:
+        """Keep no longer what was not pinned again."""
+        self._pins = {key: since for key, since in self._pins.items() if since >= epoch}
+
+    def evict(
+        self, *, older_than_ms: int | None = None, to_bytes: int | None = None, everything: bool = False
+    ) -> list[Digest]:
+        """Let go of what was last used before ``older_than_ms``, or of as much as it takes to hold ``to_bytes``.
+
+        Those that went, the least recently used first.
+        """
+        with self._lock:
+            now = self._clock()
+            gone: list[Digest] = []
+            left = sum(len(held.data) for held in self._blobs.values())
+            for digest, held in sorted(self._blobs.items(), key=lambda item: item[1].used_ms):
+                if digest.key in self._pins or (held.leased_until_ms > now and not everything):
+                    continue
+                old = older_than_ms is not None and held.used_ms < older_than_ms
+                if everything or old or (to_bytes is not None and left > to_bytes):
+                    left -= len(held.data)
+                    gone.append(digest)
+            for digest in gone:
+                del self._blobs[digest]
+            return gone
+
+    # -- life -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Nothing to let go of."""

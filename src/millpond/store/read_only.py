@@ -8,20 +8,26 @@ from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady
 from millpond.store.index import Entry, Index
 from millpond.store.interface import Bytes, Footprint, OpenBlob, Upload
-from millpond.store.layout import Layout
-from millpond.store.segment_files import SegmentFiles
-from millpond.store.segment_lookup import SegmentLookup
+from millpond.store.repository.layout import Layout
+from millpond.store.segments.files import SegmentFiles
+from millpond.store.segments.lookup import SegmentLookup
+from millpond.store.segments.reading import Quarantine
+from millpond.store.uses.counts import Counts
 
 log = logging.getLogger(__name__)
 _REFUSAL = "this cache can only be read: its disk or its permissions do not allow more"
 
 
 class ReadOnlyStore:
-    """``BlobStore`` and ``Closures`` that keep no promise beyond the present: nothing here is ever evicted by us."""
+    """``BlobStore`` and ``Closures`` that keep no promise beyond the present: nothing here is ever evicted by us.
 
-    def __init__(self, layout: Layout, index: Index) -> None:
+    ``damaged`` is told of blobs that do not verify; they are a miss.
+    """
+
+    def __init__(self, layout: Layout, index: Index, *, damaged: Quarantine = lambda *found: _damaged(*found)) -> None:
+        self.counts = Counts()
         self._files = SegmentFiles(layout.segments)
-        self._lookup = SegmentLookup(index, self._files, _damaged)
+        self._lookup = SegmentLookup(index, self._files, damaged)
 
     def find_missing(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:  # noqa: ARG002
         """Those that are not held."""
@@ -48,13 +54,19 @@ class ReadOnlyStore:
         """No upload was ever begun."""
         return 0
 
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+        """As :meth:`find_missing`."""
+        return self.find_missing(digests, wait=wait)
+
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Look only."""
         for digest in self.find_missing(digests):
             raise BlobNotFound(f"blob {digest} is not in this cache")
         return Footprint(())
 
-    def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
+    def remember(
+        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
+    ) -> None:
         """Nothing is noted; the next fetch walks again."""
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:  # noqa: ARG002
@@ -71,6 +83,10 @@ class ReadOnlyStore:
     def holds_any(self, digests: Sequence[Digest]) -> bool:
         """Whether one is held."""
         return EMPTY in digests or bool(self._lookup.held(digests))
+
+    def drop_unlinked(self) -> None:
+        """Let go of segments that were evicted, by whoever may."""
+        self._files.drop_unlinked()
 
     def close(self) -> None:
         """Let files go."""

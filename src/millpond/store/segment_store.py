@@ -17,22 +17,32 @@ from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import DigestMismatch, MillpondError, NoSpace, NotReady
 from millpond.disk.group_writer import GroupWriter
 from millpond.disk.locks import SharedLock
-from millpond.store.durability import Durability
 from millpond.store.failures import told
 from millpond.store.index import Entry, Index
 from millpond.store.interface import Bytes, Footprint, OpenBlob
-from millpond.store.layout import Layout
-from millpond.store.refusals import Refusals
-from millpond.store.sealing import Sealer
-from millpond.store.segment_files import SegmentFiles
-from millpond.store.segment_lookup import SegmentLookup
-from millpond.store.segment_writer import PutJob, SegmentWriter, TakeNumbers
-from millpond.store.space import Space
-from millpond.store.spool import SpooledUpload, Uploads
-from millpond.store.touch_log import Kind, TouchLog
+from millpond.store.repository.layout import Layout
+from millpond.store.room.ballast import Ballast
+from millpond.store.room.quota import StoredQuota
+from millpond.store.room.refusals import Refusals
+from millpond.store.room.space import Space
+from millpond.store.room.waiting import Room
+from millpond.store.segments.beginning import TakeNumbers
+from millpond.store.segments.durability import Durability
+from millpond.store.segments.files import SegmentFiles
+from millpond.store.segments.lookup import SegmentLookup
+from millpond.store.segments.sealing import Sealer
+from millpond.store.segments.spool import SpooledUpload, Uploads
+from millpond.store.segments.writer import PutJob, SegmentWriter
+from millpond.store.uses.counts import Counts
+from millpond.store.uses.touch_log import Kind, TouchLog
 
 log = logging.getLogger(__name__)
-_TICK_SECONDS = 0.25
+_TICK_SECONDS = 0.05
+"""Evicted segments are let go this often: until then their blocks do not return."""
+_TICKS_PER_FLUSH = 5
+_TRIES = 3
+"""How often a blob is stored anew that eviction took before it could be promised."""
+_TICKS_PER_COUNT = 40
 
 
 class SegmentStore:
@@ -43,25 +53,34 @@ class SegmentStore:
         layout: Layout,
         index: Index,
         *,
-        quota_bytes: int,
         reserve_bytes: int,
+        head_room_max_bytes: int | None = None,
+        upkeep_seconds: float = 0.0,
         take_numbers: TakeNumbers,
         clock: Clock,
     ) -> None:
+        self.counts = Counts()
         self._index = index
         self._clock = clock
         self._files = SegmentFiles(layout.segments)
         self._promises = SharedLock(layout.promise_lock)
-        self._touches = TouchLog(layout.touch, clock)
         self._index_writer = GroupWriter(index.env, "index-writer", told=lambda failure: told(failure, layout.root))
-        self._space = Space(index, layout.root, quota_bytes=quota_bytes, reserve_bytes=reserve_bytes)
-        self._sealer = Sealer(layout.segments, index, self._index_writer)
+        self._closing = threading.Event()
+        quota = StoredQuota(layout)
+        self._touches = TouchLog(
+            layout.touch,
+            clock,
+            log_bytes=lambda: limits.touch_log_bytes(quota.quota_bytes),
+            make_room=Ballast(layout, quota).give_up,
+        )
+        space = Space(index, layout, reserve_bytes=reserve_bytes, head_room_max_bytes=head_room_max_bytes)
+        self._room = Room(space, index, self._index_writer, self._closing, upkeep_seconds=upkeep_seconds)
+        self._sealer = Sealer(layout.segments, index, self._index_writer, space)
         self._writer = SegmentWriter(
             layout.segments,
             index,
-            self._space,
+            space,
             self._sealer,
-            segment_bytes=limits.segment_bytes(quota_bytes),
             take_numbers=take_numbers,
             clock=clock,
         )
@@ -70,15 +89,14 @@ class SegmentStore:
             layout.segments,
             self._index_writer,
             self._writer,
-            self._space,
+            self._room,
             self._sealer,
             clock,
-            lambda digest: self._promise_stored([digest]),
+            self._promise_stored,
         )
         self._lookup = SegmentLookup(index, self._files, self._quarantine)
         self._durability = Durability(index, self._index_writer, self._files, self._sealer)
         self._refusals = Refusals(layout.refusals, index, self._index_writer, clock)
-        self._closing = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="store-ticker", daemon=True)
         self._ticker.start()
 
@@ -86,11 +104,24 @@ class SegmentStore:
 
     def find_missing(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
         """Those that are not held; the others are promised."""
+        return self._promise(digests, Kind.LEASED, wait=wait)
+
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+        """The same for a walk of a closure, which promises all of it or nothing."""
+        return self._promise(digests, Kind.WALKED, wait=wait)
+
+    def _promise(self, digests: Sequence[Digest], kind: Kind, *, wait: bool) -> list[Digest]:
+        if not digests:
+            return []  # a probe: it asks whether anybody is there
         with self._promises.shared(wait=wait):
             held = self._lookup.held(digests)
-            self._touches.append(Kind.LEASED, [digest[0] for digest in held])
-        if len(held) == len(digests):
+            whole = len(held) == len(digests)
+            if whole or kind is Kind.LEASED:
+                self._touches.append(kind, [digest[0] for digest in held])
+        if whole:
             return []
+        if not held and EMPTY not in digests:
+            return list(digests)
         present = {*held, EMPTY}
         return [digest for digest in digests if digest not in present]
 
@@ -103,19 +134,57 @@ class SegmentStore:
         sound = [blob for blob, outcome in zip(blobs, outcomes, strict=True) if outcome is None and blob[0] != EMPTY]
         if not sound:
             return outcomes
-        try:
-            refused = self._index_writer.submit(PutJob(self._writer, sound)).result()
-        except (NoSpace, NotReady) as failure:
-            refused = dict.fromkeys((digest for digest, _ in sound), failure)
-        if refused:
-            for digest in self._lookup.held(list(refused)):
-                del refused[digest]  # another writer's, or there before
-        self._promise_stored([digest for digest, _ in sound if digest not in refused])
+        refused = self._put_and_promise(sound)
         return [outcome or refused.get(blob[0]) for blob, outcome in zip(blobs, outcomes, strict=True)]
 
-    def _promise_stored(self, digests: Sequence[Digest]) -> None:
-        with self._promises.shared(wait=True):
-            self._touches.append(Kind.LEASED, [digest.key for digest in digests])
+    def _put_and_promise(self, blobs: Sequence[tuple[Digest, Bytes]]) -> dict[Digest, MillpondError]:
+        """Store; those that are not held in the end.
+
+        Only a look under the promise's lock says "stored": between the writing and the look eviction may have taken a
+        blob (found held, say, or in a segment that was full at once), and another writer may have brought one that
+        found no room here.
+        """
+        failures: dict[Digest, MillpondError] = {}
+        for _ in range(_TRIES):
+            refused = self._put(blobs)
+            if refused and self._room.may_come():
+                refused = self._put_patiently(blobs, refused)
+            missing = set(self.find_missing([digest for digest, _ in blobs]))
+            failures.update((digest, why) for digest, why in refused.items() if digest in missing)
+            blobs = [blob for blob in blobs if blob[0] in missing and blob[0] not in refused]
+            if not blobs:
+                break
+        return failures | dict.fromkeys((digest for digest, _ in blobs), _taken())
+
+    def _put(self, blobs: Sequence[tuple[Digest, Bytes]]) -> dict[Digest, MillpondError]:
+        """Append and list; those that could not be."""
+        try:
+            refused: dict[Digest, MillpondError] = self._index_writer.submit(PutJob(self._writer, blobs)).result()
+        except (NoSpace, NotReady) as failure:
+            refused = dict.fromkeys((digest for digest, _ in blobs), failure)
+        return refused
+
+    def _put_patiently(
+        self, blobs: Sequence[tuple[Digest, Bytes]], refused: dict[Digest, MillpondError]
+    ) -> dict[Digest, MillpondError]:
+        """Wait for room for those that found none, as long as more of them may fit."""
+        largest = self._room.space.largest_blob_bytes
+        waiting = {
+            digest for digest, why in refused.items() if isinstance(why, NoSpace) and digest.size_bytes <= largest
+        }
+        never = {digest: why for digest, why in refused.items() if digest not in waiting}
+        refused = {digest: why for digest, why in refused.items() if digest in waiting}
+        if refused:
+            with self._room.wish(min(largest, self._writer.room_for(refused))) as wish:
+                while refused and wish.comes_true():
+                    refused = self._put([blob for blob in blobs if blob[0] in refused])
+                    wish.failed(refused.values())
+            refused = dict.fromkeys(refused, wish.refusal)
+        return refused | never
+
+    def _promise_stored(self, digest: Digest) -> None:
+        if self.find_missing([digest]):
+            raise _taken()
 
     def read_many(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Bytes | None]:
         """The bytes of each, or None."""
@@ -131,7 +200,10 @@ class SegmentStore:
 
     def begin_upload(self, digest: Digest, session: str, *, offset: int) -> SpooledUpload:
         """Begin or go on with a streamed upload."""
-        return self._uploads.begin(digest, session, offset=offset)
+        try:
+            return self._uploads.begin(digest, session, offset=offset)
+        except OSError as failure:
+            raise told(failure) from failure
 
     def upload_offset(self, session: str) -> int:
         """Where it would go on."""
@@ -143,10 +215,13 @@ class SegmentStore:
         """Make durable, check again, tell where it lies."""
         return self._durability.settle([digest for digest in digests if digest != EMPTY], wait=wait)
 
-    def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
+    def remember(
+        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
+    ) -> None:
         """Note a closure; not waited for, because a lost note only costs a walk."""
         self._durability.remember(row, stamp, footprint)
-        self._touches.append(Kind.NAME_BOUND, [row])
+        kind = Kind.NAME_BOUND if ends_leases else Kind.NAME_WALKED
+        self._touches.append(kind, [row + promised_ms.to_bytes(8, "little")])
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
         """Whether it is all there; counts as use."""
@@ -173,14 +248,25 @@ class SegmentStore:
     def _quarantine(self, digest: Digest, entry: Entry) -> None:
         """What failed its checksum is not served again (I4); the next upload heals it."""
         log.error("blob %s is damaged in segment %08x at %d: it is no longer held", digest, entry.segment, entry.offset)
+        self.counts.damaged += 1
         self._durability.quarantine(digest, entry)
 
+    def _tell_counts(self) -> None:
+        news = self.counts.news()
+        if news is not None:
+            self._touches.append(Kind.COUNTED, [news.encode()])
+
     def _tick(self) -> None:
+        ticks = 0
         while not self._closing.wait(_TICK_SECONDS):
+            ticks += 1
             try:
-                self._touches.flush()
-                self._index_writer.flush()
+                if not ticks % _TICKS_PER_COUNT:
+                    self._tell_counts()
                 self._files.drop_unlinked()
+                if not ticks % _TICKS_PER_FLUSH:
+                    self._touches.flush()
+                    self._index_writer.flush()
             except OSError as failure:
                 log.warning("the touch log could not be written: %s", failure)
 
@@ -190,10 +276,15 @@ class SegmentStore:
             return
         self._closing.set()
         self._ticker.join()
+        self._tell_counts()
         self._sealer.close()
         self._index_writer.close()
         self._writer.close()
+        self._promises.close()  # before the log: nothing may be promised that is not noted
         self._touches.close()
-        self._promises.close()
         self._refusals.close()
         self._files.close()
+
+
+def _taken() -> NotReady:
+    return NotReady("the cache made room of what it had just stored: try again")

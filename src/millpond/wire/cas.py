@@ -1,6 +1,8 @@
 """``build.bazel.remote.execution.v2.ContentAddressableStorage``."""
 
 import functools
+import itertools
+import operator
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from google.protobuf.message import DecodeError
@@ -163,8 +165,12 @@ def _read_batch(admit: Admit, raw: bytes, *, wait: bool = True) -> bytes:
         digests = request.validated()
     except InvalidRequest:
         return _read_item_by_item(reader, request, wait=wait)
-    _check_size(sum([digest[1] for digest in digests]))
-    parts, _ = _lay_out(digests, reader.read_blobs(digests, wait=wait), _room(len(digests)))
+    size_bytes = sum([digest[1] for digest in digests])
+    _check_size(size_bytes)
+    contents = reader.read_blobs(digests, wait=wait)
+    if size_bytes <= _room(len(digests)) and all(map(operator.is_not, contents, itertools.repeat(None))):
+        return b"".join(layout.batch_read_items(digests, contents))  # type: ignore[arg-type]  # none is None
+    parts, _ = _lay_out(digests, contents, _room(len(digests)))
     return b"".join(parts)
 
 
@@ -184,11 +190,11 @@ def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None], room: 
     for blob, content in zip(digests, contents, strict=True):
         room += _FAILED_ITEM_BYTES
         if content is None:
-            item: tuple[Bytes, ...] = (_failed_item(blob, _NOT_FOUND),)
+            item: list[Bytes] = [_failed_item(blob, _NOT_FOUND)]
         else:
-            item = layout.batch_read_item(blob, content)
-            if len(item[0]) + len(content) > room:
-                item = (_failed_item(blob, _NO_ROOM_IN_ANSWER),)
+            item = layout.batch_read_items([blob], [content])
+            if sum(map(len, item)) > room:
+                item = [_failed_item(blob, _NO_ROOM_IN_ANSWER)]
         room -= sum(map(len, item))
         parts += item
     return parts, room

@@ -7,7 +7,8 @@ Source: https://protobuf.dev/programming-guides/encoding: a field is a varint ``
 is a varint, 2 a length and that many bytes.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -61,6 +62,9 @@ class DigestList(NamedTuple):
 
 _HASH_FOLLOWS = b"\x0a\x40"  # field 1 of a Digest, 64 bytes long: a SHA256 hash in hex, which never contains these two
 _HEX_CHARS = 64
+_hash = operator.itemgetter(slice(_HEX_CHARS))
+_after_hash = operator.itemgetter(slice(_HEX_CHARS, None))
+_last_byte = operator.itemgetter(-1)
 
 
 class _Sizes(dict[bytes, int]):
@@ -111,26 +115,26 @@ def _cut(message: bytes, named_sha256: bytes) -> DigestList | None:
     ``named_sha256`` is its ``digest_function`` field. None for whatever does not look as every protobuf library writes
     it: that goes the generated way.
     """
+    if _HASH_FOLLOWS not in message:
+        return None
     head, *rest = message.split(_HASH_FOLLOWS)
     begin, instance_name = _leading_name(head)
-    if not rest or len(head) != begin + 2 or head[begin] != 0x12:
+    if len(head) != begin + 2 or head[begin] != 0x12:
         return None
     last = rest[-1][_HEX_CHARS:]
     named = last.endswith(named_sha256)
     try:
         # As if one more digest followed the last one.
         rest[-1] = rest[-1][:_HEX_CHARS] + (last[:-2] if named else last) + b"\x12\x44"
-        sizes = [_SIZES[part[_HEX_CHARS:]] for part in rest]
-        hashes = b"".join([part[:_HEX_CHARS] for part in rest]).decode()
-        if len(hashes) != _HEX_CHARS * len(rest) or bytes.fromhex(hashes).hex() != hashes:
-            return None
         # A digest's length stands before the cut: two bytes, the hash, the size; a part: the hash, the size, two bytes.
-        if not all(before[-1] == len(part) for before, part in zip([head, *rest], rest, strict=False)):
+        if list(map(_last_byte, [head, *rest[:-1]])) != list(map(len, rest)):
             return None
+        sizes = list(map(_SIZES.__getitem__, map(_after_hash, rest)))
+        digests = Digest.from_hashes(list(map(_hash, rest)), sizes)
     except (IndexError, ValueError):
         return None
     end = len(message) - 2 if named else len(message)
-    return DigestList(instance_name, int(named), Digest.from_hashes(hashes, sizes), message[begin:end])
+    return DigestList(instance_name, int(named), digests, message[begin:end])
 
 
 def _leading_name(head: bytes) -> tuple[int, str]:
@@ -153,13 +157,35 @@ def find_missing_response(missing: Sequence[Digest]) -> bytes:
     return b"".join(parts)
 
 
-def batch_read_item(blob: Digest, data: Bytes) -> tuple[bytes, Bytes]:
-    """One ``BatchReadBlobsResponse.Response`` that carries data, as field 1 of the response: what precedes, the data."""
-    encoded = digest(blob)
-    head = b"\x0a" + varint(len(encoded)) + encoded
-    if blob.size_bytes:
-        head += b"\x12" + varint(len(data))
-    return b"\x0a" + varint(len(head) + len(data)) + head, data
+class _Frames(dict[int, tuple[bytes, bytes]]):
+    """What stands before a hash, and between it and the data, in an item of that size. Few sizes differ much."""
+
+    def __missing__(self, size_bytes: int) -> tuple[bytes, bytes]:
+        size = b"\x10" + varint(size_bytes) if size_bytes else b""
+        data = b"\x12" + varint(size_bytes) if size_bytes else b""
+        digest_length = len(_HASH_FOLLOWS) + _HEX_CHARS + len(size)
+        before = b"\x0a" + varint(digest_length) + _HASH_FOLLOWS
+        length = len(before) + _HEX_CHARS + len(size) + len(data) + size_bytes
+        frame = b"\x0a" + varint(length) + before, size + data
+        if len(self) > 100_000:
+            self.clear()
+        self[size_bytes] = frame
+        return frame
+
+
+_FRAMES = _Frames()
+
+
+def batch_read_items(blobs: Sequence[Digest], contents: Iterable[Bytes]) -> list[Bytes]:
+    """``BatchReadBlobsResponse.Response`` messages that carry data, as field 1 of the response: four parts for each."""
+    hashes = b"".join([blob[0] for blob in blobs]).hex().encode()
+    parts: list[Bytes] = []
+    at = 2  # a key is a byte for the function, then the hash
+    for blob, data in zip(blobs, contents, strict=True):
+        before, between = _FRAMES[blob[1]]
+        parts += (before, hashes[at : at + _HEX_CHARS], between, data)
+        at += _HEX_CHARS + 2
+    return parts
 
 
 def read_response(data: Bytes) -> bytes:

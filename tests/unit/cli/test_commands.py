@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from millpond.cli import bst_artifact_server, main, serve, start
+from millpond.cli import bst_artifact_server, main, serve
 from millpond.config.settings import Listener, LogLevel, Settings, TlsFiles
 from millpond.config.sizes import Quota
 from millpond.core.errors import RefusedToStart
@@ -75,7 +75,9 @@ def test_without_arguments_it_is_read_only_and_for_this_machine(started: Started
 def test_every_option_becomes_a_setting(started: Started, tmp_path: Path) -> None:
     options = "--listen 0.0.0.0:1 --listen [::1]:2 --enable-push --index-only --no-foreign --quota 80% --workers 5"
     tls = "--server-key /k --server-cert /c --client-certs /a --instance main --instance a/b --instance main"
-    assert millpond("serve", *options.split(), *tls.split(), "--log-level", "trace", str(tmp_path)) == 0
+    upkeep = "--reserve 3% --pin-share 25% --warn-age 36h --scrub-days 7 --scrub-rate 5Mi"
+    arguments = [*options.split(), *tls.split(), *upkeep.split(), "--log-level", "trace", str(tmp_path)]
+    assert millpond("serve", *arguments) == 0
     files = TlsFiles(Path("/k"), Path("/c"), Path("/a"))
     assert started.settings == Settings(
         repo=tmp_path,
@@ -85,6 +87,11 @@ def test_every_option_becomes_a_setting(started: Started, tmp_path: Path) -> Non
         index_only=True,
         foreign=False,
         quota=Quota(80, is_percent=True),
+        reserve=Quota(3, is_percent=True),
+        pin_share=0.25,
+        warn_age_ms=36 * 3_600_000,
+        scrub_days=7,
+        scrub_rate_bytes=5 << 20,
         workers=5,
         log_level=LogLevel.TRACE,
     )
@@ -102,6 +109,12 @@ def test_the_empty_instance_can_be_served_beside_others(started: Started) -> Non
         ("serve --quotas 5", "No such option"),
         ("serve --quota 5x", "'5x' is not a size"),
         ("serve --quota 100", "too little to hold anything"),
+        ("serve --reserve 100%", "leaves nothing to the repository"),
+        ("serve --reserve much", "'much' is not a size"),
+        ("serve --pin-share 120%", "'120%' is not a share"),
+        ("serve --warn-age 7", "'7' is not an age"),
+        ("serve --scrub-days -1", "--scrub-days"),
+        ("serve --scrub-rate 0", "out of range"),
         ("serve --listen 11001", "HOST:PORT"),
         ("serve --listen a:1 --listen a:1", "given twice"),
         ("serve --server-key k", "--server-key and --server-cert are both required for TLS"),
@@ -201,14 +214,22 @@ def test_an_empty_variable_in_a_unit_file_is_an_option_that_was_not_given(starte
     assert started.settings.listeners == (Listener("::", 1),)
 
 
-def test_an_option_without_effect_says_so_at_the_start(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(start, "supervise", lambda *_, **__: 0)
-    assert old_server("-p", "1", "--head-room-min", "1G", "repo") == 0
-    assert capsys.readouterr().err == ""
+def test_head_room_goes_from_less_to_more(started: Started, capsys: pytest.CaptureFixture[str]) -> None:
+    assert old_server("-p", "1", "--head-room-min", "2G", "--head-room-max", "1G", "repo") == 2
+    assert "--head-room-max is less than --head-room-min" in capsys.readouterr().err
+    assert started.settings is None
     assert old_server("-p", "1", "--head-room-max", "1G", "repo") == 0
-    assert "WARNING millpond.cli.start [supervisor] --head-room-max has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["millpond serve", "bst-artifact-server -p 1"])
+def test_a_path_that_is_not_utf_8_is_one_sentence_and_status_2(
+    command: str, started: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *arguments = command.split()
+    run = {"millpond": millpond, "bst-artifact-server": old_server}[program]
+    assert run(*arguments, os.fsdecode(b"/tmp/latin-\xe9")) == 2
+    assert "the path /tmp/latin-\\xe9 is not UTF-8" in capsys.readouterr().err
+    assert started.settings is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,13 @@ FULL = Settings(
     index_only=True,
     foreign=False,
     quota=Quota(80.5, is_percent=True),
+    reserve=Quota(5, is_percent=True),
     head_room_min_bytes=2 * 10**9,
     head_room_max_bytes=10**10,
+    pin_share=0.25,
+    warn_age_ms=1,
+    scrub_days=1,
+    scrub_rate_bytes=1,
     workers=7,
     log_level=LogLevel.TRACE,
     drain_seconds=1.5,
@@ -48,6 +53,14 @@ def test_settings_arrive_as_they_were_sent(settings: Settings) -> None:
 
 def test_nothing_can_be_written_unless_it_was_asked_for() -> None:
     assert not PLAIN.enable_push
+
+
+def test_what_is_left_to_others_is_what_was_asked_for_or_little_on_small_disks() -> None:
+    assert PLAIN.reserve_bytes(10**9) == 50_000_000
+    assert PLAIN.reserve_bytes(10**12) == 2 * 10**9
+    assert replace(PLAIN, head_room_min_bytes=7).reserve_bytes(10**12) == 7
+    assert replace(PLAIN, reserve=Quota(0), head_room_min_bytes=7).reserve_bytes(10**12) == 0
+    assert replace(PLAIN, reserve=Quota(1, is_percent=True)).reserve_bytes(10**12) == 10**10
 
 
 def test_a_listener_is_written_as_grpc_and_people_write_it() -> None:

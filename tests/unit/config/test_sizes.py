@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millpond.config.sizes import Quota, format_size, parse_quota, parse_size
+from millpond.config.sizes import Quota, format_size, parse_quota, parse_reserve, parse_share, parse_size
 from millpond.core import limits
 
 
@@ -68,6 +68,31 @@ def test_a_quota_that_holds_nothing_is_refused_with_the_least_that_does() -> Non
 def test_a_quota_that_is_neither_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="80%"):
         parse_quota(text)
+
+
+def test_a_reserve_is_a_size_a_share_of_the_file_system_or_nothing() -> None:
+    assert parse_reserve("2G") == Quota(2 * 10**9)
+    assert parse_reserve("5%") == Quota(5, is_percent=True)
+    assert [parse_reserve(text) for text in ("0", "0%", " 0 ")] == [Quota(0)] * 3
+
+
+@pytest.mark.parametrize("text", ["-1", "much", "5%%", ""])
+def test_a_reserve_that_is_neither_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 5%, or 0"):
+        parse_reserve(text)
+
+
+def test_a_reserve_leaves_something() -> None:
+    for text in ("100%", "250%"):
+        with pytest.raises(ValueError, match="less than 100%"):
+            parse_reserve(text)
+
+
+def test_a_share_is_a_percentage() -> None:
+    assert [parse_share(text) for text in ("50%", "50", "12.5 %", "0%", "100")] == [0.5, 0.5, 0.125, 0.0, 1.0]
+    for text in ("101%", "half", "-5%", "", "%", "50%%"):
+        with pytest.raises(ValueError, match="such as 50%"):
+            parse_share(text)
 
 
 @pytest.mark.parametrize(

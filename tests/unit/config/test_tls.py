@@ -316,6 +316,26 @@ def test_a_client_that_was_taken_out_is_missed_even_if_size_and_time_of_the_file
     assert watched.after(1).client_certificates == (other.certificate,)
 
 
+def test_when_the_last_client_is_taken_out_nobody_gets_in(files: Make, caplog: pytest.LogCaptureFixture) -> None:
+    tls = files(clients=CLIENT.cert_pem)
+    watched, path = Watched(tls), tls.client_certs or Path()
+    path.write_bytes(b"")
+    assert watched.after(1).client_certificates == (CLIENT.certificate,)  # perhaps it is being written anew
+    assert watched.after(2.5).client_certificates == ()
+    assert f"{path} is empty: nobody gets in any more" in caplog.text
+    path.write_bytes(OTHER.cert_pem)
+    assert watched.after(1).client_certificates == (OTHER.certificate,)
+
+
+def test_a_list_of_clients_that_is_empty_for_a_moment_stays_in_force(files: Make) -> None:
+    tls = files(clients=CLIENT.cert_pem)
+    watched, path = Watched(tls), tls.client_certs or Path()
+    path.write_bytes(b"")
+    assert watched.after(1).client_certificates == (CLIENT.certificate,)
+    path.write_bytes(CLIENT.cert_pem + OTHER.cert_pem)
+    assert len(watched.after(1).client_certificates) == 2
+
+
 def test_who_comes_while_the_files_are_read_waits_for_what_they_say(
     files: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,3 +87,26 @@ def test_closing_lets_all_go_and_never_under_one_who_holds_it(path: str) -> None
     lock.close()
     os.close(exclusive)
     assert open_descriptors(path) == 0
+
+
+def test_who_is_asked_to_wait_does_and_what_was_asked_runs_out(path: str) -> None:
+    lock, exclusive = SharedLock(path), locks.open_lock_file(path)
+    locks.ask(exclusive)
+    with pytest.raises(WouldBlock), lock.shared(wait=False):
+        pass
+    with lock.shared(wait=True):  # a killed process asks no longer
+        assert not locks.is_asked(exclusive)
+    locks.ask(exclusive)
+    locks.ask_no_more(exclusive)
+    with lock.shared(wait=False):
+        pass
+    os.close(exclusive)
+
+
+@pytest.mark.parametrize("word", [b"", b"\x01", bytes(8), b"\xff" * 8, (2**40).to_bytes(8, "little")])
+def test_a_word_from_before_keeps_nobody_waiting(path: str, word: bytes) -> None:
+    lock, exclusive = SharedLock(path), locks.open_lock_file(path)
+    os.pwrite(exclusive, word, 0)
+    with lock.shared(wait=False):
+        pass
+    os.close(exclusive)

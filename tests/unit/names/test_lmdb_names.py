@@ -1,6 +1,7 @@
 """What LmdbNames does beyond the promises of an index: formats, damage, read-only, the writer thread."""
 
 import errno
+import hashlib
 import logging
 import os
 import threading
@@ -16,9 +17,10 @@ from millpond.core.digest import Digest
 from millpond.core.errors import NameNotFound, NoSpace, NotReady, NotServed, RefusedToStart
 from millpond.core.names import Name, Namespace
 from millpond.disk.group_writer import GroupWriter
-from millpond.names import environment, values
+from millpond.names import environment, values, verification
 from millpond.names.binding import Binding
 from millpond.names.lmdb_names import LmdbNames
+from millpond.names.notes import Broken, Pin, PinState
 
 KEY = Name("main", Namespace.ASSET_BLOB, "key")
 A = Binding(Digest.of(b"a"), 1)
@@ -36,9 +38,10 @@ def path(tmp_path: Path) -> Path:
 
 def overwrite(path: Path, table: bytes, key: bytes, value: bytes) -> None:
     with lmdb.open(str(path), max_dbs=3) as env:
-        db = env.open_db(table)
+        db, meta = env.open_db(table), env.open_db(b"meta")
         with env.begin(write=True) as transaction:
             transaction.put(key, value, db=db)
+            verification.sign(transaction, meta)
 
 
 def failure(kind: type[lmdb.Error], code: int) -> lmdb.Error:
@@ -119,7 +122,7 @@ def test_somebody_elses_environment_is_refused(tmp_path: Path, read_only: bool) 
 def test_a_damaged_file_is_refused_with_the_next_step(path: Path, harm: Any) -> None:
     held = (path / "data.mdb").read_bytes()
     (path / "data.mdb").write_bytes(harm(held))
-    with pytest.raises(RefusedToStart, match="backup"):
+    with pytest.raises(RefusedToStart, match="millpond names restore"):
         LmdbNames(path)
     (path / "data.mdb").write_bytes(held)
     index = LmdbNames(path)
@@ -393,3 +396,95 @@ def test_close_first_commits_what_waits(env: lmdb.Environment) -> None:
     queue.let_go()
     with env.begin() as transaction:
         assert transaction.get(b"late") == b""
+
+
+# -- what stands beside names -------------------------------------------------------------------------------------------
+
+
+def test_pins_outlive_the_index_the_oldest_first_and_a_pattern_has_one(path: Path) -> None:
+    index = LmdbNames(path)
+    assert index.pins.add(Pin("b/*", 2)) is False
+    assert index.pins.add(Pin("a/*", 3, newest=1)) is False
+    assert index.pins.add(Pin("a/*", 1, until_ms=9)) is True
+    index.pins.set_state(PinState(0.5, 7, ("ab",)))
+    index.broken.change({KEY.row: Broken(5, "cd")})
+    index.close()
+    index = LmdbNames(path, read_only=True)
+    assert index.pins.all() == [Pin("a/*", 1, until_ms=9), Pin("b/*", 2)]
+    assert index.pins.state() == PinState(0.5, 7, ("ab",))
+    assert index.broken.all() == {KEY.row: Broken(5, "cd")}
+    index.close()
+
+
+def test_a_damaged_pin_is_said_and_the_others_hold(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = LmdbNames(path)
+    index.pins.add(Pin("a/*", 1))
+    index.pins.add(Pin("b/*", 2))
+    index.close()
+    row = hashlib.sha256(b"a/*").digest()
+    overwrite(path, b"pins", row, values.seal(row, b"{}")[:-1] + b"]")
+    index = LmdbNames(path)
+    for _ in range(2):
+        assert index.pins.all() == [Pin("b/*", 2)]
+    assert caplog.text.count("counts as absent") == 1
+    index.close()
+
+
+def test_what_a_newer_millpond_notes_beside_a_pin_is_passed_over(path: Path) -> None:
+    row = hashlib.sha256(b"a/*").digest()
+    LmdbNames(path).close()
+    overwrite(path, b"pins", row, values.seal(row, b'{"pattern":"a/*","made_at_ms":1,"colour":"blue"}'))
+    index = LmdbNames(path)
+    assert index.pins.all() == [Pin("a/*", 1)]
+    index.close()
+
+
+def test_names_of_before_there_were_pins_can_be_read_and_written(path: Path) -> None:
+    with lmdb.open(str(path), max_dbs=8) as env:
+        meta = env.open_db(b"meta")
+        for table in (b"pins", b"changes", b"broken"):
+            with env.begin(write=True) as transaction:
+                transaction.drop(env.open_db(table, txn=transaction), delete=True)
+                verification.sign(transaction, meta)
+    index = LmdbNames(path, read_only=True)
+    assert (index.resolve(KEY), index.pins.all(), index.broken.all(), index.changes.position()) == (A, [], {}, 0)
+    index.close()
+    index = LmdbNames(path)
+    index.pins.add(Pin("a/*", 1))
+    index.bind([(KEY, A)])
+    assert index.changes.since(0) == (1, [KEY.row])
+    index.close()
+
+
+def test_changes_are_seen_by_every_process_in_their_order_and_no_more_than_are_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = LmdbNames(path)
+    begin = index.changes.position()
+    names = [Name("", Namespace.ASSET_BLOB, str(i)) for i in range(5)]
+    for one in names:
+        index.bind([(one, A)])
+    index.unbind(names[0])
+    index.unbind(names[0])  # nothing to remove: no change
+    position, rows = index.changes.since(begin) or (0, [])
+    assert (position, rows) == (begin + 6, [one.row for one in names])
+    assert index.changes.since(position) == (position, [])
+    assert index.changes.since(position + 1) is None
+    monkeypatch.setattr(limits, "CHANGES_KEPT", 3)
+    index.bind([(names[1], A)])
+    assert index.changes.since(begin) is None
+    assert index.changes.since(position) == (position + 1, [names[1].row])
+    index.close()
+
+
+def test_one_name_is_found_by_its_row(path: Path) -> None:
+    index = LmdbNames(path)
+    assert index.entry(KEY.row) == (KEY, A)
+    assert index.entry(bytes(32)) is None
+    assert index.unbind_many([(KEY, Binding(Digest.of(b"other"), 1)), (KEY, A)]) == [(KEY, A)]
+    assert index.entry(KEY.row) is None
+    index.close()
+    overwrite(path, b"bindings", KEY.row, b"damaged")
+    index = LmdbNames(path)
+    assert index.entry(KEY.row) is None
+    index.close()

@@ -45,13 +45,15 @@ class Spy(MemoryStore):
             raise BlobNotFound(f"blob {lost} is not in this cache")
         self.settled |= set(digests)
         for digest in digests:
-            if digest not in self._blobs:
+            if digest not in self._blobs and digest != EMPTY:
                 raise BlobNotFound(f"blob {digest} is not in this cache")
         return Footprint(())
 
-    def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
+    def remember(
+        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
+    ) -> None:
         self.said.append("remember")
-        super().remember(row, stamp, footprint)
+        super().remember(row, stamp, footprint, promised_ms=promised_ms, ends_leases=ends_leases)
 
 
 class SpyNames(MemoryNames):

@@ -16,9 +16,9 @@ from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import Digest
 from millpond.names.lmdb_names import LmdbNames
 from millpond.store.index import Entry, SegmentRow
-from millpond.store.opening import OpenRepository, open_repository
-from millpond.store.segment_files import segment_name
+from millpond.store.repository.opening import OpenRepository, open_repository
 from millpond.store.segment_store import SegmentStore
+from millpond.store.segments.files import segment_name
 
 MIB = limits.MIB
 QUOTA_BYTES = 64 * MIB
@@ -52,7 +52,6 @@ class Repository:
         self.store = SegmentStore(
             self.opened.layout,
             self.opened.index,
-            quota_bytes=self.opened.quota_bytes,
             reserve_bytes=0,
             take_numbers=self.names.take_numbers,
             clock=self.clock,
@@ -95,10 +94,11 @@ class Repository:
 
     def claimed_bytes(self) -> int:
         """What the ledger holds beside what segments take."""
+        kinds = (b"claim", b"upload", b"announced")
         assert self.opened
         with self.opened.index.reading() as txn:
             rows = dict(txn.cursor(self.opened.index.space))
-        return sum(int.from_bytes(value, "little") for key, value in rows.items() if key != b"used")
+        return sum(int.from_bytes(value, "little") for key, value in rows.items() if key.partition(b":")[0] in kinds)
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.store.repositories import MIB, Repository, blob, flip, noise, read, read_chunks, soon
+from unit.store.repositories import MIB, OtherProcess, Repository, blob, flip, noise, read, read_chunks, soon
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, NotReady
-from millpond.store import segment_reading
+from millpond.store.segments import reading as segment_reading
 
 ROW, STAMP = b"r" * 32, b"s" * 16
 SMALL = noise(3000, "small")
@@ -123,6 +123,21 @@ def test_a_segment_that_is_no_more_takes_nothing_else_with_it(
     put_until_healed(repository, noise(MIB, "lost"))
 
 
+def test_nobody_appends_to_a_segment_whose_header_is_damaged(repository: Repository) -> None:
+    """Its writer knows the header from before; whoever opens it now does not."""
+    digest, other = put(repository, SMALL, b"beside it")
+    number = repository.entry(digest).segment
+    flip(repository.segment(number), 20)
+    reader = OtherProcess(repository.path)
+    assert reader.read_many([digest]) == [None]
+    assert soon(lambda: is_missing(repository, digest))
+    assert is_missing(repository, other)
+    put(repository, SMALL)
+    assert repository.entry(digest).segment != number
+    assert reader.read_many([digest]) == [SMALL]
+    reader.end()
+
+
 @pytest.mark.parametrize("harm", ["header", "gone"])
 def test_what_is_no_more_when_a_push_settles_is_missing_from_then_on(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, harm: str
@@ -130,6 +145,8 @@ def test_what_is_no_more_when_a_push_settles_is_missing_from_then_on(
     digests = put(repository, b"a", b"b")
     number = repository.entry(digests[0]).segment
     repository.open()  # no descriptor is left
+    unsynced = repository.row(number)._replace(synced_to=0)  # as after a kill
+    repository.store._index_writer.run(lambda txn: repository.store._index.put_segment(txn, number, unsynced))
     if harm == "gone":
         repository.segment(number).unlink()
     else:
@@ -223,3 +240,22 @@ def test_an_entry_that_points_at_another_blob_is_a_miss(repository: Repository) 
     assert read(repository.store, other) == b"two"
     assert soon(lambda: is_missing(repository, one))
     assert not is_missing(repository, other)
+
+
+def test_a_bad_place_on_the_disk_costs_only_the_blob_that_lies_there(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [noise(5000 + i, "neighbours") for i in range(10)]
+    digests = put(repository, *contents)
+    bad = repository.entry(digests[4]).offset + 2000
+    preadv = os.preadv
+
+    def failing(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if offset <= bad < offset + sum(map(len, buffers)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(descriptor, buffers, offset, flags)
+
+    monkeypatch.setattr(segment_reading.os, "preadv", failing)
+    read = repository.store.read_many(digests)
+    assert [data is None or bytes(data) for data in read] == [*contents[:4], True, *contents[5:]]
+    assert soon(lambda: repository.store.find_missing(digests) == [digests[4]])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from millpond.core.errors import RefusedToStart
-from millpond.store import filesystem
-from millpond.store.layout import MARKER, Layout, recognise, write_marker
-from millpond.store.opening import open_repository
+from millpond.store.repository import filesystem
+from millpond.store.repository.layout import MARKER, REPOSITORY_FORMAT, Layout, recognise, write_marker
+from millpond.store.repository.opening import open_repository
 
 OTHERS = {
     "BuildStream 1.9x": ["artifacts/refs", "source_protos", "cas/objects"],
@@ -99,7 +99,27 @@ def test_a_local_file_system_is_fine(tmp_path: Path, kind: str) -> None:
     filesystem.check_local(tmp_path)
 
 
-def test_the_reserve_is_small_on_small_disks(tmp_path: Path) -> None:
-    reserve = filesystem.default_reserve_bytes(str(tmp_path))
-    assert 0 <= reserve <= 2_000_000_000
-    assert reserve <= filesystem.size_bytes(str(tmp_path)) // 20
+def test_no_flipped_bit_makes_another_quota(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path))
+    marker = {"format": REPOSITORY_FORMAT, "made_by": "millpond", "quota_bytes": 50_000_000_000}
+    write_marker(layout, marker)
+    assert recognise(tmp_path) == marker
+    whole = Path(layout.marker).read_bytes()
+    refused = 0
+    for bit in range(len(whole) * 8):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        Path(layout.marker).write_bytes(flipped)
+        try:
+            found = recognise(tmp_path)
+        except RefusedToStart:
+            refused += 1
+        else:
+            assert found is not None
+            assert found["quota_bytes"] == marker["quota_bytes"]
+    assert refused > len(whole) * 4
+
+
+def test_a_marker_of_before_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "millpond.json").write_text('{"format": 1, "quota_bytes": 7}')
+    assert recognise(tmp_path) == {"format": 1, "quota_bytes": 7}

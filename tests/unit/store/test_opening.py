@@ -15,9 +15,10 @@ from unit.store.repositories import MIB, OtherProcess, Repository, blob, flip, n
 
 from millpond.core.digest import Digest
 from millpond.core.errors import RefusedToStart
-from millpond.store import filesystem, opening
-from millpond.store.opening import open_repository
 from millpond.store.read_only import ReadOnlyStore
+from millpond.store.repository import filesystem, opening
+from millpond.store.repository.layout import Layout, recognise, write_marker
+from millpond.store.repository.opening import open_repository
 
 ROW, STAMP = b"r" * 32, b"s" * 16
 BLOBS = [noise(size, "opening") for size in (1, 5000, 100_000, 200_000, 300_000, 2 * MIB)] + [
@@ -31,9 +32,9 @@ def rebuilt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     rebuilds: list[str] = []
     real = opening.rebuild
 
-    def watched(index: Any, segments: str) -> None:
+    def watched(index: Any, segments: str, **more: Any) -> None:
         rebuilds.append(segments)
-        real(index, segments)
+        real(index, segments, **more)
 
     monkeypatch.setattr(opening, "rebuild", watched)
     return rebuilds
@@ -284,11 +285,13 @@ def test_files_that_the_index_does_not_know_go_and_the_ledger_counts_what_stays(
     closed.close()
 
 
-def test_few_touch_logs_are_kept(closed: Repository) -> None:
-    for i in range(100):
-        (closed.path / "touch" / f"{i:x}-1-1.log").touch()
+def test_touch_logs_that_nobody_merged_are_kept_up_to_a_bound(closed: Repository) -> None:
+    for i in range(1100):
+        (closed.path / "touch" / f"{i:04x}-1-1.log").touch()
     closed.open()
-    assert len(list((closed.path / "touch").iterdir())) <= 66
+    left = {path.name for path in (closed.path / "touch").iterdir()}
+    assert 1000 < len(left) <= 1026
+    assert f"{1099:04x}-1-1.log" in left
     closed.close()
 
 
@@ -308,11 +311,11 @@ def test_the_quota_belongs_to_the_repository(tmp_path: Path) -> None:
 
 
 def test_a_marker_keeps_what_a_later_version_wrote_into_it(closed: Repository) -> None:
-    marker = json.loads((closed.path / "millpond.json").read_bytes())
-    (closed.path / "millpond.json").write_text(json.dumps({**marker, "later": [1]}))
+    marker = recognise(closed.path)
+    assert marker is not None
+    write_marker(Layout(str(closed.path)), {**marker, "later": [1]})
     open_repository(closed.path, quota_bytes=lambda _: 77 * MIB).close()
-    again = json.loads((closed.path / "millpond.json").read_bytes())
-    assert again == {**marker, "later": [1], "quota_bytes": 77 * MIB}
+    assert recognise(closed.path) == {**marker, "later": [1], "quota_bytes": 77 * MIB}
 
 
 def test_the_last_one_out_says_that_all_is_well(tmp_path: Path, rebuilt: list[str]) -> None:

@@ -12,7 +12,7 @@ from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import NoSpace, NotReady
 from millpond.store.failures import told
-from millpond.store.refusals import FILE_BYTES
+from millpond.store.room.refusals import FILE_BYTES
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
 
@@ -38,6 +38,12 @@ def test_on_a_full_disk_everything_counts_as_refused_for_an_hour(
     assert repository.store.was_refused([B])
     now[0] += limits.REFUSED_MS
     assert not repository.store.was_refused([A, B])
+
+
+def test_a_flipped_bit_does_not_refuse_for_centuries(repository: Repository) -> None:
+    with (repository.path / "refusals").open("r+b") as overflow:
+        overflow.write((1 << 60).to_bytes(8, "little"))
+    assert not repository.store.was_refused([A])
 
 
 def test_the_overflow_needs_no_room_and_reaches_every_process(
@@ -74,3 +80,17 @@ def test_the_index_says_no_space_in_the_words_of_the_family(repository: Reposito
     assert isinstance(told(lmdb.CorruptedError("damaged")), NotReady)
     bug = ValueError("a bug")
     assert told(bug) is bug
+
+
+def test_a_disk_that_takes_nothing_at_all_is_no_failure_of_the_refusal(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full_disk(repository, monkeypatch)
+
+    def pwrite(*_: Any) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(os, "pwrite", pwrite)
+        repository.store.refuse([A])
+    assert "could not be noted" in caplog.text

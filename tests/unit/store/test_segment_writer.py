@@ -1,4 +1,4 @@
-"""Segments grow, are sealed, continued and given up as ``store.segment_writer`` says."""
+"""Segments grow, are sealed, continued and given up as ``store.segments.writer`` says."""
 
 import errno
 import os
@@ -11,10 +11,10 @@ from unit.store.repositories import MIB, Repository, blob, noise, read
 
 from millpond.core.digest import Digest
 from millpond.core.errors import NoSpace, NotReady
-from millpond.store import segment_writer
 from millpond.store.index import SegmentState
-from millpond.store.rebuild import read_records
-from millpond.store.segment_files import SegmentFile
+from millpond.store.segments import writer as segment_writer
+from millpond.store.segments.files import SegmentFile
+from millpond.store.segments.rebuild import read_records
 
 
 def put(repository: Repository, *data: bytes) -> list[Digest]:
@@ -197,3 +197,57 @@ def test_a_counter_that_was_set_back_harms_no_segment(tmp_path: Path, *, streame
         assert read(repository.store, Digest.of(data)) == data
     assert all(read(repository.store, Digest.of(data)) == data for data in before)
     repository.close()
+
+
+def test_what_fits_one_by_one_fits_together(repository: Repository) -> None:
+    """Of a batch without room for all, as many are taken as there is room for."""
+    writer, space = repository.store._writer, repository.store._room.space
+    for size, count in ((900, 4000), (20_000, 900), (300_000, 60), (5_000_000, 12)):
+        digests = [Digest.of(b"%d/%d" % (size, i))._replace(size_bytes=size) for i in range(count)]
+        with repository.store._index.env.begin(write=True) as txn:
+            left = space.left_bytes(txn)
+            room = writer.room_for(digests[: count // 2]) + writer._claimed_bytes
+            space.claim(txn, max(0, left - room))
+        fitting = count - len(writer._those_without_room(digests))
+        assert count * 0.97 // 2 - 1 <= fitting <= count // 2 + 1, size
+        with repository.store._index.env.begin(write=True) as txn:
+            space.give_back(txn, 1 << 40)
+        writer._claimed_bytes = 0
+
+
+def charged(repository: Repository) -> tuple[int, int]:
+    """What the ledger says that segments take, and what this process has set aside."""
+    assert repository.opened
+    with repository.opened.index.reading() as txn:
+        rows = dict(txn.cursor(repository.opened.index.space))
+    by_number = {key: int.from_bytes(value, "little") for key, value in rows.items() if key.startswith(b"seg:")}
+    used = int.from_bytes(rows.get(b"used", b""), "little")
+    assert used == sum(by_number.values())
+    return used, sum(int.from_bytes(value, "little") for key, value in rows.items() if key.startswith(b"claim:"))
+
+
+def taken(repository: Repository) -> int:
+    return sum(path.stat().st_blocks * 512 for path in repository.segments())
+
+
+@pytest.mark.parametrize("size", [1, 700, 4096, 100_000, 300_000, 2_500_000])
+def test_segments_are_charged_no_less_than_they_take_and_what_was_claimed_is_spent(
+    repository: Repository, size: int
+) -> None:
+    writer = repository.store._writer
+    for batch in range(12):
+        contents = [noise(size, f"{batch}/{i}") for i in range(min(200, 1 + 2_000_000 // size))]
+        assert set(repository.store.put_many([(Digest.of(data), data) for data in contents])) == {None}
+        used, claimed = charged(repository)
+        assert taken(repository) <= used
+        assert claimed == writer._claimed_bytes
+        if used > repository.quota_bytes * 0.7:
+            break
+    repository.store._sealer.close()  # what is full is sealed and measured
+    sealed = [number for number, row in repository.rows().items() if row.state is SegmentState.SEALED]
+    assert len(sealed) == len(repository.rows()) - (size < 262_000)
+    used, _ = charged(repository)
+    footer = sum(row.live_count * 52 for row in repository.rows().values() if row.state is not SegmentState.SEALED)
+    assert taken(repository) <= used <= taken(repository) + footer + 4096
+    repository.store._writer.close()
+    assert charged(repository)[1] == 0

@@ -1,17 +1,21 @@
 """Streamed uploads: their files, their room, and what a failure leaves of both."""
 
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.store.repositories import MIB, QUOTA_BYTES, OtherProcess, Repository, noise, read
+from unit.store.repositories import MIB, QUOTA_BYTES, OtherProcess, Repository, noise, read, soon
 
 from millpond.core.digest import Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
-from millpond.store import segment_writer, spool
+from millpond.store.room.space import Held
+from millpond.store.segments import spool
+from millpond.store.segments import writer as segment_writer
 
 DATA = noise(2 * MIB + 77, "spooled")
 SMALL = noise(100_000, "spooled")
@@ -232,3 +236,99 @@ def test_eight_streams_of_one_name_end_well(repository: Repository) -> None:
     assert spooled(repository) == []
     assert repository.claimed_bytes() == before
     assert read(repository.store, Digest.of(DATA)) == DATA
+
+
+# -- room that is made as bytes come --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(repository: Repository) -> Iterator[Repository]:
+    """While upkeep is alive: what does not fit now may fit soon."""
+    descriptor = os.open(repository.path / "upkeeper.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield repository
+    os.close(descriptor)
+
+
+def ledger_row(repository: Repository, kind: bytes) -> int:
+    assert repository.opened
+    with repository.opened.index.reading() as txn:
+        rows = dict(txn.cursor(repository.opened.index.space))
+    return sum(int.from_bytes(value, "little") for key, value in rows.items() if key.startswith(kind + b":"))
+
+
+def test_room_is_set_aside_as_bytes_come_and_not_because_of_what_was_announced(kept: Repository) -> None:
+    size_bytes = QUOTA_BYTES * 9 // 10
+    stream = kept.store.begin_upload(Digest.of(b"x")._replace(size_bytes=size_bytes), "session", offset=0)
+    assert ledger_row(kept, b"upload") == 0
+    assert size_bytes < ledger_row(kept, b"announced") < size_bytes * 1.01 + 10_000
+    whole = ledger_row(kept, b"announced")
+    for sent in range(1, 9):
+        stream.write(DATA[: MIB // 4])
+        taken = (kept.path / "uploads" / spooled(kept)[0]).stat().st_blocks * 512
+        assert taken <= ledger_row(kept, b"upload") <= sent * MIB // 4 + QUOTA_BYTES // 1024 + 8192
+        assert ledger_row(kept, b"upload") + ledger_row(kept, b"announced") == whole
+    stream.suspend()
+    assert ledger_row(kept, b"announced") == 0
+    assert 2 * MIB <= ledger_row(kept, b"upload") <= 2 * MIB + 8192
+    kept.store.begin_upload(Digest.of(b"x")._replace(size_bytes=size_bytes), "session", offset=2 * MIB).abandon()
+    assert ledger_row(kept, b"upload") == ledger_row(kept, b"announced") == 0
+
+
+def test_an_upload_waits_where_its_bytes_find_no_room(kept: Repository) -> None:
+    space, writer = kept.store._room.space, kept.store._index_writer
+    with kept.store._index.reading() as txn:
+        room = space.left_bytes(txn)
+    writer.run(lambda txn: space.takes(txn, 999, room - MIB))
+    stream = begin(kept)  # two MiB: half of it must wait
+    with ThreadPoolExecutor(1) as thread:
+        finishing = thread.submit(lambda: (stream.write(DATA), stream.finish()))
+        assert soon(lambda: ledger_row(kept, b"want"))
+        assert not finishing.done()
+        writer.run(lambda txn: space.free(txn, 999))
+        finishing.result(10)
+    assert read(kept.store, Digest.of(DATA)) == DATA
+    assert ledger_row(kept, b"want") == ledger_row(kept, b"upload") == ledger_row(kept, b"announced") == 0
+
+
+def test_a_blob_whose_batch_finds_no_room_waits_and_the_index_is_written_meanwhile(kept: Repository) -> None:
+    space, writer = kept.store._room.space, kept.store._index_writer
+    with kept.store._index.reading() as txn:
+        room = space.left_bytes(txn)
+    writer.run(lambda txn: space.takes(txn, 999, room))
+    data = noise(200_000)
+    with ThreadPoolExecutor(1) as thread:
+        putting = thread.submit(kept.store.put_many, [(Digest.of(data), data)])
+        assert soon(lambda: ledger_row(kept, b"want"))
+        assert space.pressure().to_free_bytes >= 200_000
+        writer.run(lambda txn: space.cannot_free(txn, Held(30 * MIB, 0, 0)))
+        (why,) = putting.result(10)
+        assert isinstance(why, NoSpace)
+        assert "31.5 MB are pinned" in str(why)
+        putting = thread.submit(kept.store.put_many, [(Digest.of(data), data)])
+        assert soon(lambda: ledger_row(kept, b"want"))
+        writer.run(lambda txn: space.free(txn, 999))
+        assert putting.result(10) == [None]
+
+
+def test_what_can_never_fit_waits_for_nothing(kept: Repository) -> None:
+    huge = Digest.of(b"x")._replace(size_bytes=QUOTA_BYTES)
+    with pytest.raises(NoSpace):
+        kept.store.begin_upload(huge, "session", offset=0)
+    assert spooled(kept) == []
+    assert ledger_row(kept, b"announced") == 0
+
+
+def test_a_file_that_cannot_be_removed_is_still_counted(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    stream = begin(repository)
+    stream.write(DATA[:MIB])
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.os, "unlink", refuse)
+        stream.abandon()
+    assert MIB <= ledger_row(repository, b"upload") <= MIB + 8192
+    assert ledger_row(repository, b"announced") == 0

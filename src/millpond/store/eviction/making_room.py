@@ -1,0 +1,349 @@
+"""Making room: when, how much, and what is said of it. How a segment goes is ``store.eviction.sweeping``'s business.
+
+Upkeep looks at the ledger many times per second (:meth:`Eviction.make_room`). When something must go, it takes in what
+was used meanwhile, chooses by a census (``store.eviction.horizon``) and sweeps segments until the pressure is gone.
+
+The rule: before anything is chosen, every promise that was being made is in its log (the *fence*), the logs are merged,
+and names that were used are applied to their closures, so far as that could change the choice. So what goes is the least
+recently used by what is known at that moment; and what was used after it is found under the lock.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from millpond.core import limits
+from millpond.core.clock import Clock
+from millpond.store.eviction.evicted import Evicted, Teller
+from millpond.store.eviction.horizon import EVERYTHING_MS, Census, Plan
+from millpond.store.eviction.sweeping import EVERYTHING, End, PromiseLock, Rule, Sweeper, Swept
+from millpond.store.index import Index, SegmentState
+from millpond.store.repository.layout import Layout
+from millpond.store.room.departing import Departing
+from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Held, Space
+from millpond.store.uses.merging import Merger, TouchReader
+from millpond.store.uses.table import Uses
+
+log = logging.getLogger(__name__)
+_BUSY_SECONDS = 0.01
+_IDLE_SECONDS = 0.1
+_STUCK_SECONDS = 0.15
+"""How soon to look again when nothing can go; those who wait are told each time."""
+_PATIENCE_SECONDS = 0.4
+_LET_GO_SECONDS = 1.0
+_ROUND_SECONDS = 0.5
+_SUSPECTS_SECONDS = 10.0
+_EPISODE_SECONDS = 10.0
+_PAUSE_SECONDS = 2.0
+"""Evictions that follow each other more closely than this are one line in the log, for at most ten seconds."""
+_CENSUS_SHARE = 20
+"""At most one part in so many of the time goes into counting."""
+_SLACK_SEGMENTS = 2
+_EXACT_BELOW_BYTES = 256 * limits.MIB
+_APPLY_ROUNDS = 8
+
+
+class ApplyNames(Protocol):
+    """Carries the use of names over to their closures."""
+
+    def __call__(self, horizon_ms: int, *, end_leases: bool) -> int:
+        """Note, for the blobs of every name that was used since ``horizon_ms``, a use that is no older.
+
+        With ``end_leases``, the leases of what was bound end too. How many names that concerned.
+        """
+        ...
+
+
+class Eviction:
+    """Evicts for one repository. Used by whoever holds ``upkeep.lock``; not for several threads.
+
+    ``let_go``: closes what this process has open of segments that are gone, so that their blocks return.
+    """
+
+    name = "eviction"
+
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        uses: Uses,
+        space: Space,
+        departing: Departing,
+        promises: PromiseLock,
+        sweeper: Sweeper,
+        *,
+        apply_names: ApplyNames,
+        let_go: Callable[[], None],
+        clock: Clock,
+        warn_age_ms: int,
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._uses = uses
+        self._space = space
+        self._departing = departing
+        self._promises = promises
+        self._sweeper = sweeper
+        self._apply_names = apply_names
+        self._clock = clock
+        self._teller = Teller(index, uses, clock, warn_age_ms=warn_age_ms)
+        self._merger = Merger(layout.touch, uses, clock)
+        self._census: Census | None = None
+        self._census_made = 0.0
+        self._census_cost = 0.0
+        self._census_used = False
+        self._let_go = let_go
+        self._finished = False
+        self._episode = Evicted()
+        self._episode_began = 0.0
+        self._busy_until = 0.0
+        self._looked_for_suspects = float("-inf")
+        self._gone: dict[int, int] = {}
+        self._let_gos: Counter[int] = Counter()
+        """Segments that did not go when they were to, and how often that was of late."""
+        self._let_gos_since = 0.0
+        self._stuck = (-1, 0.0)
+        """How much lay in segments that were not sealed when nothing could go, and since when."""
+        self._patient = True
+        """Whether to wait for segments that are being sealed, instead of taking what is younger."""
+
+    # -- as a duty --------------------------------------------------------------------------------------------------
+
+    def run(self) -> float:
+        """Make room if there must be; the seconds until it is worth another look."""
+        if not self._finished:
+            self._finish()
+        self._finished = False  # unless this round ends well
+        seconds = self._round()
+        self._finished = True
+        return seconds
+
+    def _finish(self) -> None:
+        """Go on with what a predecessor, or a round that failed, left half done."""
+        finished = self._sweeper.finish()
+        if finished:
+            log.info("%d segments whose removal was interrupted are gone", finished)
+
+    def _round(self) -> float:
+        self._let_go()
+        self._departing.collect()
+        if time.monotonic() - self._looked_for_suspects > _SUSPECTS_SECONDS:
+            self._finish()  # a command that was killed leaves things half done as well
+            self._sweep_suspects()
+            self._looked_for_suspects = time.monotonic()
+        to_free = self._space.pressure().to_free_bytes
+        if not to_free or not self._uses.pins_known():
+            return self._rest()
+        self._busy_until = time.monotonic() + _PAUSE_SECONDS
+        if not self._episode_began:
+            self._episode_began = time.monotonic()
+        freed_bytes = self._make_room(to_free)
+        if time.monotonic() - self._episode_began > _EPISODE_SECONDS:
+            self._tell()
+        if freed_bytes:
+            self._stuck, self._patient = (-1, 0.0), True
+            return _BUSY_SECONDS
+        stuck = self._is_stuck()
+        if stuck and not self._patient:
+            self._say_what_is_in_the_way()
+        self._patient = not stuck
+        return _STUCK_SECONDS
+
+    def _sweep_suspects(self) -> None:
+        """Remove segments that could not be synced, whether room is needed or not.
+
+        Nothing in them counts as held, and nothing that is made anew must take them for sound.
+        """
+        with self._index.reading() as txn:
+            numbers = [number for number, row in self._index.all_segments(txn) if row.suspect]
+        if numbers:
+            touches = self._merger.reader()
+            for number in numbers:
+                self._sweeper.sweep(number, Rule(0, self._clock()), touches)
+
+    def _rest(self) -> float:
+        """Nothing has to go. Where something had to a moment ago, it soon will again: look often."""
+        if time.monotonic() < self._busy_until or len(self._departing):
+            return _BUSY_SECONDS
+        self._tell()
+        return _IDLE_SECONDS
+
+    def _make_room(self, to_free: int) -> int:
+        """Free so much, or what can be freed now; how much that was."""
+        plan = self._chosen(to_free)
+        freed = 0
+        touches = self._merger.reader()
+        until = time.monotonic() + _ROUND_SECONDS
+        for victim in plan.victims:
+            if not self._may_copy(victim.kept_bytes):
+                continue
+            swept = self._sweep(victim.number, self._rule(plan.horizon_ms), touches)
+            freed += swept.freed_bytes if swept.end is End.GONE else 0
+            if freed >= to_free or time.monotonic() > until:
+                break
+        return freed
+
+    def _may_copy(self, size_bytes: int) -> bool:
+        """Whether the quota has room for copies: what went before may still be open somewhere."""
+        self._departing.collect()
+        return not len(self._departing) or size_bytes + SEGMENT_EXTRA_BYTES <= self._space.left_for_moving()
+
+    def _sweep(self, number: int, rule: Rule, touches: TouchReader) -> Swept:
+        swept = self._sweeper.sweep(number, rule, touches)
+        assert self._census is not None
+        self._census.gone(number)
+        self._census_used = True
+        if swept.end is End.GONE:
+            self._gone[number] = rule.horizon_ms
+        else:
+            self._census_made = float("-inf")  # it is not true any more
+            self._let_gos[number] += 1
+        self._episode = self._episode.plus(swept)
+        return swept
+
+    def _rule(self, horizon_ms: int) -> Rule:
+        assert self._census is not None
+        return Rule(horizon_ms, max(self._census.lease_floor_ms, self._clock()))
+
+    def _is_stuck(self) -> bool:
+        """Whether nothing can go for good: while segments are being sealed there will soon be more to choose from."""
+        assert self._census is not None
+        being_written, since = self._stuck
+        if being_written != self._census.other_bytes:
+            being_written, since = self._stuck = (self._census.other_bytes, time.monotonic())
+        return time.monotonic() - since >= _PATIENCE_SECONDS
+
+    # -- choosing ---------------------------------------------------------------------------------------------------
+
+    def take_in(self) -> None:
+        """Know everything that was used or promised up to now."""
+        self._promises.fence()
+        self._merger.merge()
+
+    def _chosen(self, to_free: int) -> Plan:
+        self.take_in()
+        plan = self._planned(to_free)
+        for _ in range(_APPLY_ROUNDS):
+            if plan.short_bytes or not plan.victims:
+                # What is left of a census from which much has gone already says nothing of the rest.
+                plan = self._planned(to_free, anew=self._census_used or self._is_stale())
+            # A lease is in the way only of what was used within its time.
+            leases_matter = bool(plan.short_bytes) or plan.horizon_ms > self._clock() - limits.LEASE_MS
+            if not self._apply_names(plan.horizon_ms, end_leases=leases_matter):
+                break
+            plan = self._planned(to_free, anew=True)
+        return plan
+
+    def _planned(self, to_free: int, *, anew: bool = False) -> Plan:
+        return self._counted(anew=anew).plan(to_free, slack_bytes=self._slack_bytes(), patient=self._patient)
+
+    def _slack_bytes(self) -> int:
+        """What may go before its time for the sake of less copying: nothing in a small cache, where it would show."""
+        return _SLACK_SEGMENTS * self._space.segment_bytes if self._space.quota_bytes >= _EXACT_BELOW_BYTES else 0
+
+    def _is_stale(self) -> bool:
+        return time.monotonic() - self._census_made > max(_STUCK_SECONDS / 2, self._census_cost)
+
+    def _counted(self, *, anew: bool = False) -> Census:
+        """A census that is young enough for its price."""
+        begun = time.monotonic()
+        if anew or self._census is None or begun - self._census_made > _CENSUS_SHARE * self._census_cost:
+            self._census = self._count()
+            self._leave_alone(self._census)
+            self._census_used = False
+            self._census_made = time.monotonic()
+            self._census_cost = self._census_made - begun
+            log.debug("counted %d blobs in %.3f s", self._census.blobs, self._census_cost)
+        return self._census
+
+    def _leave_alone(self, census: Census) -> None:
+        """Think no more, for a moment, of what was let go again though all was known: something is new there each time."""
+        if time.monotonic() - self._let_gos_since > _LET_GO_SECONDS:
+            self._let_gos.clear()
+            self._let_gos_since = time.monotonic()
+        for number, times in self._let_gos.items():
+            if times > 1:
+                census.gone(number)
+
+    def _count(self, *, ignore_leases: bool = False) -> Census:
+        return Census(
+            self._index,
+            self._uses,
+            self._layout.segments,
+            now_ms=self._clock(),
+            leased_limit_bytes=self._space.quota_bytes // 2,
+            full_bytes=self._space.segment_bytes * 3 // 4,  # a record that needs more has a segment of its own
+            ignore_leases=ignore_leases,
+        )
+
+    # -- on demand --------------------------------------------------------------------------------------------------
+
+    def evict(
+        self, *, older_than_ms: int | None = None, to_bytes: int | None = None, everything: bool = False
+    ) -> Evicted:
+        """Evict what was last used before a time (ms since 1970), or until only so much is taken, or all but pins.
+
+        The caller holds ``upkeep.lock``, and pins are known.
+
+        Raises:
+            MillpondError, OSError, lmdb.Error: it could not be done, or not wholly; doing it again goes on.
+        """
+        self._finish()
+        self._finished = False  # whatever comes: upkeep is to look again
+        self.take_in()
+        if everything:
+            self._census = self._count(ignore_leases=True)
+            self._drop_from_open()
+            self._sweep_all(
+                self._census.plan_below(EVERYTHING_MS, EVERYTHING_MS, copied_per_freed=EVERYTHING_MS), EVERYTHING
+            )
+        elif older_than_ms is not None:
+            self._apply_names(older_than_ms, end_leases=True)
+            self._census = self._count()
+            self._sweep_all(self._census.plan_below(older_than_ms, EVERYTHING_MS), self._rule(older_than_ms))
+        elif to_bytes is not None:
+            while (to_free := self._space.pressure().used_bytes - to_bytes) > 0:
+                before = self._episode.segments
+                plan = self._chosen(to_free)
+                self._sweep_all(plan, self._rule(plan.horizon_ms))
+                if self._episode.segments == before:
+                    break
+        self._let_go()
+        self._departing.collect()
+        return self._tell(remember=False)
+
+    def _sweep_all(self, plan: Plan, rule: Rule) -> None:
+        touches = self._merger.reader()
+        for victim in plan.victims:
+            self._sweep(victim.number, rule, touches)
+
+    def _drop_from_open(self) -> None:
+        """Take everything but pins out of the segments that are still written: it becomes dead space there."""
+        with self._index.reading() as txn:
+            numbers = [number for number, row in self._index.all_segments(txn) if row.state is SegmentState.OPEN]
+        for number in numbers:
+            dropped = self._sweeper.drop_listed(number)
+            self._episode = self._episode._replace(blobs=self._episode.blobs + dropped)
+            if dropped:
+                self._gone[number] = EVERYTHING_MS
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def _say_what_is_in_the_way(self) -> None:
+        census = self._census
+        assert census is not None
+        held = Held(census.pinned_bytes, census.leased_bytes, census.other_bytes)
+        with self._index.env.begin(write=True) as txn:
+            self._space.cannot_free(txn, held)
+
+    def _tell(self, *, remember: bool = True) -> Evicted:
+        evicted, self._episode = self._episode, Evicted()
+        gone, self._gone = self._gone, {}
+        self._episode_began = 0.0
+        return self._teller.tell(evicted, gone, remember=remember) if gone else evicted
+
+    def close(self) -> None:
+        """Say what is still to be said."""
+        self._tell()

@@ -1,0 +1,368 @@
+"""Streamed uploads above a MiB: files in ``uploads/`` that can be gone on with after a broken connection.
+
+A spool file is named by the hash of the whole resource name, because clients use one upload id for many blobs, and is
+flock'ed while a stream writes to it: whoever gets the lock may go on, whoever does not starts at 0 under a name of its
+own. It is laid out as a segment from the start, so that a large blob becomes a segment by a rename.
+"""
+
+import hashlib
+import logging
+import os
+import secrets
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Protocol
+
+import xxhash
+
+from millpond.core import limits
+from millpond.core.clock import Clock
+from millpond.core.digest import EMPTY, Digest
+from millpond.core.errors import DigestMismatch, InvalidRequest, MillpondError, NoSpace
+from millpond.disk import locks
+from millpond.disk.files import FILE_MODE
+from millpond.disk.group_writer import GroupWriter, Transaction
+from millpond.store.failures import told
+from millpond.store.index import Entry
+from millpond.store.interface import Bytes
+from millpond.store.room.space import segment_cost
+from millpond.store.room.taken import BLOCK_BYTES
+from millpond.store.room.waiting import Room
+from millpond.store.segments.files import segment_name
+from millpond.store.segments.format import (
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    Record,
+    SegmentHeader,
+    record_header,
+    table_checksum,
+)
+from millpond.store.segments.open_segment import write_all
+from millpond.store.segments.sealing import Sealer
+from millpond.store.segments.writer import Placed, SegmentWriter
+
+log = logging.getLogger(__name__)
+_DATA_AT = SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES
+
+
+class Stored(Protocol):
+    """Told that a blob was stored."""
+
+    def __call__(self, digest: Digest) -> None:
+        """``digest`` is in the index."""
+
+
+class Uploads:
+    """Begins uploads and knows how far interrupted ones came."""
+
+    def __init__(
+        self,
+        directory: str,
+        segments: str,
+        index_writer: GroupWriter,
+        writer: SegmentWriter,
+        room: Room,
+        sealer: Sealer,
+        clock: Clock,
+        stored: Stored,
+    ) -> None:
+        self.directory = directory
+        self.segments = segments
+        self.index_writer = index_writer
+        self.writer = writer
+        self.room = room
+        self.space = room.space
+        self.sealer = sealer
+        self.clock = clock
+        self.stored = stored
+
+    def begin(self, digest: Digest, session: str, *, offset: int) -> "SpooledUpload":
+        """Begin or go on.
+
+        Raises:
+            InvalidRequest: nothing that ends at ``offset`` is kept, or another stream still writes it.
+            NoSpace: no room.
+        """
+        if digest.size_bytes > self.space.largest_blob_bytes:
+            raise NoSpace(f"blob {digest} is larger than this cache can ever hold")
+        name = _file_name(session)
+        descriptor = self._open(name)
+        if descriptor is None and offset == 0:
+            name += f"-{secrets.token_hex(4)}"
+            descriptor = self._open(name)
+        if descriptor is None:
+            raise _cannot_go_on(digest, offset)
+        try:
+            return self._begin(descriptor, name, digest, offset)
+        except BaseException:
+            with suppress(OSError):
+                if not os.fstat(descriptor).st_size:
+                    os.unlink(os.path.join(self.directory, name))
+            os.close(descriptor)
+            raise
+
+    def _begin(self, descriptor: int, name: str, digest: Digest, offset: int) -> "SpooledUpload":
+        if offset and (os.fstat(descriptor).st_size - _DATA_AT != offset or offset > digest.size_bytes):
+            raise _cannot_go_on(digest, offset)
+        whole = self.writer.room_for_file(digest)
+        kept = self.room.admit(lambda txn: self.space.announce(txn, name, whole))
+        try:
+            if not offset:
+                os.ftruncate(descriptor, 0)
+            return SpooledUpload(self, descriptor, name, digest, offset, claimed_bytes=kept, whole_bytes=whole)
+        except BaseException:
+            self.index_writer.run(
+                lambda txn: self.space.end_upload(txn, name, announced_bytes=whole - kept, kept_bytes=kept)
+            )
+            raise
+
+    def offset(self, session: str) -> int:
+        """Where :meth:`begin` would go on; 0 while another stream still writes, or when nothing is kept."""
+        try:
+            descriptor = os.open(os.path.join(self.directory, _file_name(session)), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            if not locks.try_lock(descriptor, exclusive=True):
+                return 0
+            return max(0, os.fstat(descriptor).st_size - _DATA_AT)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, name: str) -> int | None:
+        """A locked descriptor of the spool file, or None while somebody else holds it."""
+        path = os.path.join(self.directory, name)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            if not locks.try_lock(descriptor, exclusive=True):
+                os.close(descriptor)
+                return None
+            try:
+                # The name may have gone (renamed, abandoned) between opening and locking.
+                if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+
+
+class SpooledUpload:
+    """One upload; ends in exactly one of finish, suspend, abandon."""
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        descriptor: int,
+        name: str,
+        digest: Digest,
+        offset: int,
+        *,
+        claimed_bytes: int,
+        whole_bytes: int,
+    ) -> None:
+        self._uploads = uploads
+        self._descriptor = descriptor
+        self._name = name
+        self._digest = digest
+        self._claimed_bytes = claimed_bytes
+        self._whole_bytes = whole_bytes
+        self._header = SegmentHeader.new(0, uploads.clock())
+        self._hash = digest.function.hasher()
+        self._table = bytearray()
+        self._chunk_hash = xxhash.xxh3_64(seed=self._header.seed)
+        self._committed = 0
+        self._written_back = 0
+        self._ended = False
+        self._take_in(offset)
+
+    @property
+    def committed_bytes(self) -> int:
+        """Bytes accepted so far."""
+        return self._committed
+
+    def write(self, data: Bytes) -> None:
+        """Accept the next bytes.
+
+        Raises:
+            DigestMismatch: too many.
+            NoSpace, NotReady: the disk refused them.
+        """
+        if self._committed + len(data) > self._digest.size_bytes:
+            raise DigestMismatch(f"more bytes were sent than blob {self._digest} has")
+        self._claim(min(self._whole_bytes, segment_cost(_DATA_AT + self._committed + len(data), 1)))
+        try:
+            write_all(self._descriptor, [data], _DATA_AT + self._committed)
+        except OSError as failure:
+            raise told(failure) from failure
+        self._account(data)
+
+    def _claim(self, size_bytes: int) -> None:
+        """See to it that so much is set aside, and where there is plenty, more at once."""
+        short = size_bytes - self._claimed_bytes
+        if short <= 0:
+            return
+        space = self._uploads.space
+        ahead = min(self._whole_bytes - self._claimed_bytes, max(short, space.step_bytes))
+
+        def claim(txn: Transaction) -> int:
+            step = ahead if space.fits(txn, ahead) else short
+            space.claim_upload(txn, self._name, step)
+            return step
+
+        self._claimed_bytes += self._uploads.room.claim(short, claim)
+
+    def finish(self) -> None:
+        """Verify and store.
+
+        Raises:
+            DigestMismatch: the bytes are not the blob; they are forgotten.
+            NoSpace: no room after all.
+        """
+        if self._committed != self._digest.size_bytes or self._hash.digest() != self._digest.key[1:]:
+            self.abandon()
+            raise DigestMismatch(f"the bytes sent for blob {self._digest} are not that blob")
+        if self._digest == EMPTY:
+            self.abandon()
+            return
+        if self._committed % limits.CHUNK_BYTES:
+            self._close_chunk()
+        try:
+            self._claim(self._whole_bytes)
+            self._uploads.index_writer.submit(_SpoolJob(self)).result()
+        except BaseException:
+            self.abandon()
+            raise
+        self._ended = True
+        os.close(self._descriptor)
+        self._uploads.stored(self._digest)
+
+    def suspend(self) -> None:
+        """Keep what came."""
+        if self._ended or "-" in self._name or not self._committed:
+            self.abandon()
+            return
+        self._end(kept_bytes=self._taken_bytes())
+
+    def abandon(self) -> None:
+        """Forget what came."""
+        if not self._ended:
+            self._end(kept_bytes=0 if self._unlinked() else self._taken_bytes())
+
+    def _end(self, *, kept_bytes: int) -> None:
+        self._ended = True
+        try:
+            self._uploads.index_writer.run(lambda txn: self._let_go(txn, kept_bytes))
+        except MillpondError:  # the disk is full, say: its room comes back with the next transaction that goes through
+            self._uploads.index_writer.submit_lazily(lambda txn: self._let_go(txn, kept_bytes))
+        finally:
+            os.close(self._descriptor)  # and only now may another stream go on
+
+    def _unlinked(self) -> bool:
+        try:
+            os.unlink(os.path.join(self._uploads.directory, self._name))
+        except FileNotFoundError:
+            pass
+        except OSError as failure:
+            log.warning("an upload that came to nothing could not be removed: %s", failure)
+            return False
+        return True
+
+    def _taken_bytes(self) -> int:
+        return os.fstat(self._descriptor).st_blocks * BLOCK_BYTES
+
+    def _let_go(self, txn: Transaction, kept_bytes: int) -> None:
+        left = self._whole_bytes - self._claimed_bytes
+        self._uploads.space.end_upload(txn, self._name, announced_bytes=left, kept_bytes=kept_bytes)
+
+    def _take_in(self, offset: int) -> None:
+        """Hash what an interrupted upload left: its checksums were kept in the memory of a process that may be gone."""
+        while self._committed < offset:
+            size = min(limits.CHUNK_BYTES, offset - self._committed)
+            data = os.pread(self._descriptor, size, _DATA_AT + self._committed)
+            if len(data) != size:
+                raise _cannot_go_on(self._digest, offset)
+            self._account(data)
+
+    def _account(self, data: Bytes) -> None:
+        self._hash.update(data)
+        view = memoryview(data)
+        while view:
+            room = limits.CHUNK_BYTES - self._committed % limits.CHUNK_BYTES
+            part, view = view[:room], view[room:]
+            self._chunk_hash.update(part)
+            self._committed += len(part)
+            if self._committed % limits.CHUNK_BYTES == 0:
+                self._close_chunk()
+
+    def _close_chunk(self) -> None:
+        self._table += self._chunk_hash.intdigest().to_bytes(8, "little")
+        self._chunk_hash = xxhash.xxh3_64(seed=self._header.seed)
+
+    # -- in the index-writer thread ---------------------------------------------------------------------------------
+
+    def place(self) -> Placed | None:
+        """Turn the spool file into a segment, or copy it into the current one; None where the blob is held by now."""
+        uploads, digest = self._uploads, self._digest
+        path = os.path.join(uploads.directory, self._name)
+        if uploads.writer.holds(digest):
+            os.unlink(path)
+            return None
+        if uploads.writer.fits_in_shared(digest):
+            placed = uploads.writer.append_file(self._descriptor, _DATA_AT, digest)
+            os.unlink(path)
+            return placed
+        header = SegmentHeader(uploads.writer.next_number(), self._header.created_ms, self._header.secret)
+        table = bytes(self._table)
+        write_all(self._descriptor, [table], _DATA_AT + digest.size_bytes)
+        head = record_header(digest.key, digest.size_bytes, SEGMENT_HEADER_BYTES, header.seed)
+        write_all(self._descriptor, [header.encode(), head], 0)
+        os.rename(path, os.path.join(uploads.segments, segment_name(header.number)))
+        record = Record(digest.key, SEGMENT_HEADER_BYTES, digest.size_bytes, table_checksum(table, header.seed))
+        uploads.sealer.seal(_WholeSegment(os.dup(self._descriptor), header, record))
+        entry = Entry(header.number, record.offset, record.size_bytes, record.checksum)
+        return Placed(digest, entry, segment_cost(record.end, 1))
+
+    def listed(self, txn: Transaction, placed: Placed | None) -> None:
+        """List it."""
+        if placed is not None:
+            self._uploads.writer.list_placed(txn, [placed])
+        self._let_go(txn, 0)
+
+
+class _WholeSegment:
+    """A segment that holds one blob and is complete."""
+
+    def __init__(self, descriptor: int, header: SegmentHeader, record: Record) -> None:
+        self.descriptor = descriptor
+        self.header = header
+        self.end = record.end
+        self.sync_begun = record.end
+        self.records = [record]
+
+
+class _SpoolJob:
+    """An upload on its way in."""
+
+    def __init__(self, upload: SpooledUpload) -> None:
+        self.future: Future[Any] = Future()
+        self._upload = upload
+        self._placed: Placed | None = None
+
+    def prepare(self) -> None:
+        """Place the bytes."""
+        self._placed = self._upload.place()
+
+    def apply(self, txn: Transaction) -> None:
+        """List them."""
+        self._upload.listed(txn, self._placed)
+
+    def committed(self) -> None:
+        """Nothing: what was set aside for the upload went with the listing."""
+
+
+def _file_name(session: str) -> str:
+    return hashlib.sha256(session.encode()).hexdigest()
+
+
+def _cannot_go_on(digest: Digest, offset: int) -> InvalidRequest:
+    return InvalidRequest(f"the upload of blob {digest} cannot go on at {offset}: begin again at 0")

@@ -1,0 +1,1 @@
+"""When what was used last, what is promised and what is pinned; kept out of the index."""

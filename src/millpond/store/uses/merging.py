@@ -1,0 +1,237 @@
+"""Reading the touch logs: to merge them into the table of uses, and to look at their ends once more.
+
+Each process appends to logs of its own (``store.uses.touch_log``). Here they are read from where the last reader stopped;
+how far that was stands in the table of uses, written in the transaction that holds what was read. A log whose process
+lets it go and that has been read to its end is removed, so that they stay few.
+
+The rule: what is in a log is merged before the log goes, and merging it twice changes nothing.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from millpond.core import limits
+from millpond.core.clock import Clock
+from millpond.disk import locks
+from millpond.store.uses import tally
+from millpond.store.uses.table import Uses
+from millpond.store.uses.touch_log import Group, Kind, decode, group_bytes
+from millpond.store.uses.use import NameUse, Use
+
+_PIECE_BYTES = 256 * limits.KIB
+_ROWS_AT_ONCE = 100_000
+"""How many rows are folded in memory before they are written."""
+_ROW_BYTES = 32
+_NEWBORN_SECONDS = 60.0
+"""An empty log that nobody holds may be one whose process is just about to lock it."""
+_AT = b"log:"
+_KEY_BYTES = 33
+_OF_BLOBS = (Kind.USED, Kind.LEASED, Kind.WALKED)
+
+
+class Touched(NamedTuple):
+    """What is in the logs and not merged yet."""
+
+    keys: set[bytes]
+    """Blobs that were used or promised."""
+    names: set[bytes]
+    """Rows of names whose closures were used without being walked."""
+
+
+class _Reader:
+    """One log, read from a position on."""
+
+    def __init__(self, path: str, position: int) -> None:
+        self.path = path
+        self.position = position
+
+    def groups(self) -> Iterator[Group]:
+        """The groups that follow, up to the first that is not there or does not verify.
+
+        Raises:
+            OSError: the log cannot be read; FileNotFoundError: it is gone.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = _PIECE_BYTES
+            while True:
+                piece = os.pread(descriptor, size, self.position)
+                found = False
+                for group in decode(piece):
+                    found = True
+                    self.position += group_bytes(group)
+                    yield group
+                if not found:
+                    # Either the end, or a group longer than what was read of it.
+                    if len(piece) < size or size > limits.TOUCH_LOG_BYTES or not piece.startswith(b"tch1"):
+                        return
+                    size *= 8
+        finally:
+            os.close(descriptor)
+
+
+class TouchReader:
+    """Reads what came since the last merge, again and again, without merging it. Not for several threads."""
+
+    def __init__(self, directory: str, positions: dict[str, int]) -> None:
+        self._directory = directory
+        self._readers = {name: _Reader(os.path.join(directory, name), at) for name, at in positions.items()}
+        self.touched = Touched(set(), set())
+
+    def read(self) -> Touched:
+        """All that was touched since the merge, up to this moment."""
+        keys, names = self.touched
+        for name in _names(self._directory):
+            reader = self._readers.setdefault(name, _Reader(os.path.join(self._directory, name), 0))
+            with suppress(FileNotFoundError):
+                for group in reader.groups():
+                    if group.kind in _OF_BLOBS:
+                        keys.update(group.rows)
+                    elif group.kind is Kind.NAME_USED:
+                        names.update(group.rows)
+        return self.touched
+
+
+class Merger:
+    """Merges the logs into the table of uses. Used by whoever holds ``upkeep.lock``."""
+
+    def __init__(self, directory: str, uses: Uses, clock: Clock) -> None:
+        self._directory = directory
+        self._uses = uses
+        self._clock = clock
+
+    def waiting_bytes(self) -> int:
+        """How much there is at most to merge."""
+        total = 0
+        for name in _names(self._directory):
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(self._directory, name)).st_size - self._position(name)
+        return total
+
+    def reader(self) -> TouchReader:
+        """A reader of what comes after what is merged."""
+        return TouchReader(self._directory, {name: self._position(name) for name in _names(self._directory)})
+
+    def merge(self, *, seconds: float = float("inf")) -> int:
+        """Merge all that is there, or what can be merged in that time; the number of rows that were read."""
+        until = time.monotonic() + seconds
+        names = _names(self._directory)
+        rows = sum(self._merge(name, until) for name in names if time.monotonic() < until)
+        self._forget_gone(set(names))
+        return rows
+
+    def _position(self, name: str) -> int:
+        return int(self._uses.remembered(_AT + name.encode()) or 0)
+
+    def _merge(self, name: str, until: float) -> int:
+        path = os.path.join(self._directory, name)
+        reader = _Reader(path, self._position(name))
+        fold = _Fold(self._uses, self._clock(), _AT + name.encode())
+        try:
+            for group in reader.groups():
+                fold.add(group, reader.position)
+                if time.monotonic() > until:
+                    fold.write()
+                    return fold.rows
+            fold.write()
+            _remove_if_over(reader)
+        except FileNotFoundError:
+            return 0
+        return fold.rows
+
+    def _forget_gone(self, names: set[str]) -> None:
+        with self._uses.reading() as txn, txn.cursor(self._uses.meta) as cursor:
+            known = []
+            if cursor.set_range(_AT):
+                for key in cursor.iternext(keys=True, values=False):
+                    if not key.startswith(_AT):
+                        break
+                    known.append(key)
+        for key in known:
+            if key.removeprefix(_AT).decode() not in names:
+                self._uses.remember(key, None)
+
+
+class _Fold:
+    """Rows of one log on their way into the tables: of each blob only the last times are written."""
+
+    def __init__(self, uses: Uses, now_ms: int, meta_key: bytes) -> None:
+        self.rows = 0
+        self._uses = uses
+        self._now_ms = now_ms
+        self._meta_key = meta_key
+        self._position = -1
+        self._clear()
+
+    def _clear(self) -> None:
+        self._times: dict[bytes, int] = {}
+        self._leases: dict[bytes, int] = {}
+        self._grants: Counter[bytes] = Counter()
+        self._names: list[tuple[bytes, NameUse]] = []
+        self._counted: list[Group] = []
+
+    def add(self, group: Group, position: int) -> None:
+        """Take a group in; ``position`` is where the next one begins."""
+        # A clock that was wrong must not make anything young for ever.
+        time_ms = min(group.time_ms, self._now_ms)
+        self.rows += len(group.rows)
+        self._position = position
+        if group.kind in _OF_BLOBS:
+            keys = group.rows if len(group.rows[0]) == _KEY_BYTES else []
+            self._times.update(dict.fromkeys(keys, time_ms))
+            if group.kind is not Kind.USED:
+                self._leases.update(dict.fromkeys(keys, time_ms + limits.LEASE_MS))
+            if group.kind is Kind.LEASED:
+                self._grants.update(keys)
+        elif group.kind is Kind.COUNTED:
+            self._counted.append(group)
+        else:
+            self._names += [_name_use(group.kind, row, time_ms) for row in group.rows]
+        if len(self._times) >= _ROWS_AT_ONCE:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was taken in, and how far that was, in one transaction."""
+        if self._position < 0:
+            return
+        uses = self._uses
+        with uses.env.begin(write=True) as txn:
+            lease_of, grants = self._leases.get, self._grants
+            uses.note_in(
+                txn, {key: Use(time_ms, lease_of(key, 0), grants[key]) for key, time_ms in self._times.items()}
+            )
+            for row, use in self._names:
+                uses.note_name_in(txn, row, use)
+            for group in self._counted:
+                tally.add(txn, uses.meta, group)
+            txn.put(self._meta_key, b"%d" % self._position, db=uses.meta)
+        self._clear()
+
+
+def _name_use(kind: Kind, row: bytes, time_ms: int) -> tuple[bytes, NameUse]:
+    if kind is Kind.NAME_USED:
+        return row[:_ROW_BYTES], NameUse(time_ms)
+    promised_ms = min(int.from_bytes(row[_ROW_BYTES:], "little"), time_ms)
+    return row[:_ROW_BYTES], NameUse(time_ms, promised_ms, time_ms if kind is Kind.NAME_BOUND else 0)
+
+
+def _names(directory: str) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(directory) if entry.name.endswith(".log"))
+
+
+def _remove_if_over(reader: _Reader) -> None:
+    """Remove a log that was read to its end, if the process that wrote it is gone or has begun another.
+
+    Its lock is held until the name is gone: whoever is just beginning the log waits for it, and then sees that.
+    """
+    descriptor = os.open(reader.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        is_over = locks.try_lock(descriptor, exclusive=True) and not any(True for _ in reader.groups())
+        if is_over and (reader.position or time.time() - os.fstat(descriptor).st_mtime > _NEWBORN_SECONDS):
+            os.unlink(reader.path)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""What is unlinked is charged until nobody has it open."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.store.test_room import Scene
+
+from millpond.core.errors import NotReady
+from millpond.store.room import departing as departing_module
+from millpond.store.room.departing import Departing
+
+KIB = 1 << 10
+
+
+class Leaving(Scene):
+    """Segments of 64 KiB, and upkeep that lets them go."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.do(lambda txn: self.space.free(txn, 1))
+        self.departing = Departing(self.space, self.writer)
+
+    def segment(self, number: int) -> Path:
+        path = Path(self.space.segment_path(number))
+        path.write_bytes(bytes(64 * KIB))
+        self.do(lambda txn: self.space.takes(txn, number, 64 * KIB))
+        return path
+
+    def depart(self, *numbers: int) -> None:
+        self.departing.depart({number: self.space.segment_path(number) for number in numbers})
+
+    @property
+    def charged_bytes(self) -> int:
+        with self.index.reading() as txn:
+            return int.from_bytes(txn.get(b"used", bytes(8), db=self.index.space), "little")
+
+    def going(self) -> list[int]:
+        with self.index.reading() as txn:
+            return self.space.going_segments(txn)
+
+
+@pytest.fixture
+def leaving(tmp_path: Path) -> Iterator[Leaving]:
+    leaving = Leaving(tmp_path)
+    yield leaving
+    leaving.departing.close()
+    leaving.close()
+
+
+def test_a_segment_that_nobody_has_open_is_free_at_once(leaving: Leaving) -> None:
+    paths = [leaving.segment(number) for number in (1, 2, 3)]
+    leaving.depart(1, 3)
+    assert [path.exists() for path in paths] == [False, True, False]
+    assert leaving.charged_bytes == 64 * KIB
+    assert (leaving.going(), len(leaving.departing)) == ([], 0)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR], ids=["reader", "writer"])
+def test_a_segment_that_somebody_has_open_is_charged_until_it_is_closed(
+    leaving: Leaving, flags: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departing_module, "_BLIND_SECONDS", 0.0)
+    path = leaving.segment(1)
+    descriptor = os.open(path, flags)
+    leaving.depart(1)
+    assert not path.exists()
+    assert leaving.departing.collect() == 0
+    assert (leaving.charged_bytes, leaving.going(), len(leaving.departing)) == (64 * KIB, [1], 1)
+    assert os.pread(descriptor, 10, 0) == bytes(10)  # I5
+    os.close(descriptor)
+    assert leaving.departing.collect() == 64 * KIB
+    assert leaving.departing.collect() == 0
+    assert (leaving.charged_bytes, leaving.going(), len(leaving.departing)) == (0, [], 0)
+
+
+def test_a_file_that_is_gone_and_one_that_departs_twice_are_free(leaving: Leaving) -> None:
+    leaving.segment(1).unlink()
+    path = leaving.segment(2)
+    with path.open() as reader:
+        leaving.depart(1, 2)
+        leaving.depart(2)
+        assert leaving.charged_bytes == 64 * KIB
+        assert reader.fileno()
+    assert leaving.departing.collect() == 64 * KIB
+    assert leaving.charged_bytes == 0
+
+
+def test_a_successor_frees_what_was_unlinked_and_leaves_alone_what_was_not(leaving: Leaving) -> None:
+    unlinked, there = leaving.segment(1), leaving.segment(2)
+    leaving.do(lambda txn: [leaving.space.going(txn, number) for number in (1, 2)])
+    unlinked.unlink()  # and here the process died
+    successor = Departing(leaving.space, leaving.writer)
+    assert successor.collect() == 64 * KIB
+    assert there.exists()
+    assert leaving.going() == [2]
+    successor.depart({2: str(there)})
+    assert leaving.charged_bytes == 0
+    successor.close()
+
+
+def test_nothing_is_unlinked_that_the_ledger_could_not_be_told_of(leaving: Leaving) -> None:
+    path = leaving.segment(1)
+    leaving.writer.close()
+    with pytest.raises(NotReady):
+        leaving.depart(1)
+    assert path.exists()
+
+
+def test_where_there_are_no_leases_a_moment_must_do(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EINVAL, "no leases here")
+
+    monkeypatch.setattr(departing_module, "fcntl", type("NoLeases", (), {"fcntl": refuse, **_constants()}))
+    leaving.segment(1)
+    leaving.depart(1)
+    assert leaving.charged_bytes == 64 * KIB
+    monkeypatch.setattr(departing_module, "_BLIND_SECONDS", 0.0)
+    assert leaving.departing.collect() == 64 * KIB
+
+
+def _constants() -> dict[str, int]:
+    return {"F_SETLEASE": fcntl.F_SETLEASE, "F_WRLCK": fcntl.F_WRLCK}

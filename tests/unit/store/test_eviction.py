@@ -1,0 +1,263 @@
+"""What goes when room is needed: the least recently used, and nothing that was promised."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic_ns, sleep
+
+import pytest
+from unit.store.repositories import noise
+from unit.store.upkept import Time, Upkept, upkept
+
+from millpond.core.digest import Digest
+from millpond.core.errors import IncompleteClosure, NameNotFound
+from millpond.core.names import Namespace
+from millpond.services import assets
+from millpond.store.eviction.evicted import Evicted, last_eviction
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def small(tmp_path: Path, time: Time) -> Iterator[Upkept]:
+    """22 MB: segments of 335 KiB."""
+    with upkept(tmp_path / "repo", quota_bytes=22_000_000, clock=time) as one:
+        yield one
+
+
+def artifact(megabytes: int) -> list[int]:
+    return [50_000] * (20 * megabytes)
+
+
+def test_a_small_quota_holds_what_fits_and_gives_up_only_the_oldest(small: Upkept, time: Time) -> None:
+    first = small.push("first", artifact(14))
+    time.passes(ms=1)
+    second = small.push("second", artifact(5))
+    assert small.is_whole(first)
+    assert small.is_whole(second)
+    time.passes(ms=1)
+    third = small.push("third", artifact(5))
+    assert small.is_whole(second)
+    assert small.is_whole(third)
+    assert not small.is_whole(first)
+    assert small.taken_bytes() <= 22_000_000
+
+
+def test_a_fetch_saves_the_whole_artifact_from_the_next_eviction(small: Upkept, time: Time) -> None:
+    first = small.push("first", artifact(5))
+    time.passes(hours=2)
+    second = small.push("second", artifact(13))
+    time.passes(hours=2)
+    small.fetch("first")
+    time.passes(hours=2)
+    third = small.push("third", artifact(5))
+    assert small.is_whole(first)
+    assert small.is_whole(third)
+    assert not small.is_whole(second)
+
+
+def test_a_push_ends_no_lease_of_another_client(small: Upkept, time: Time) -> None:
+    shared = small.push("first", artifact(1))
+    time.passes(days=1)
+    assert small.store.find_missing(shared) == []  # a client that will push in five minutes
+    time.passes(ms=1000)
+    assert small.store.find_missing(shared) == []  # one that pushes now
+    request = assets.AssetPush(["second"], shared[0], blobs=shared)
+    assets.push(small.cache, "", Namespace.ASSET_BLOB, request, pushed_by="")
+    for i in range(10):
+        time.passes(ms=30_000)
+        small.push(f"more {i}", artifact(4))
+    assert small.is_whole(shared)
+    time.passes(hours=1)
+    for i in range(5):
+        time.passes(ms=30_000)
+        small.push(f"after {i}", artifact(4))
+    assert not small.is_whole(shared)
+
+
+def test_leases_end_with_their_push(small: Upkept, time: Time) -> None:
+    """If they did not, the newest leases would hold their half of the quota against what was used after them."""
+    first = small.push("first", artifact(11))
+    time.passes(ms=1)
+    second = small.push("second", artifact(5))
+    time.passes(ms=1)
+    small.fetch("first")
+    time.passes(ms=1)
+    small.push("third", artifact(5))
+    assert small.is_whole(first)
+    assert not small.is_whole(second)
+
+
+@pytest.mark.timeout(120)
+def test_what_is_fetched_daily_stays_for_weeks(small: Upkept, time: Time) -> None:
+    daily = small.push("daily", artifact(5))
+    others = []
+    for day in range(14):
+        time.passes(days=0.5)
+        others.append(small.push(f"day {day}", artifact(4)))
+        time.passes(days=0.5)
+        small.fetch("daily")
+        assert small.is_whole(daily)
+    assert not any(map(small.is_whole, others[:10]))
+
+
+def test_hot_and_cold_finely_mixed_cost_at_most_three_bytes_copied_per_byte_freed(small: Upkept, time: Time) -> None:
+    """Every tenth blob stays in use; each segment holds 34."""
+    hot: list[Digest] = []
+    evicted = Evicted()
+    small.eviction._tell = lambda **_: Evicted()  # type: ignore[method-assign]  # so that all of it is one sum
+    for i in range(40):
+        time.passes(ms=100)
+        blobs = small.put([10_000] * 200, f"mixed {i}")
+        hot += blobs[::10]
+        small.store.find_missing(hot)
+    evicted = small.eviction._episode
+    assert evicted.freed_bytes > 50_000_000
+    assert evicted.copied_bytes <= 3 * evicted.freed_bytes
+    assert small.taken_bytes() <= 22_000_000
+
+
+def test_pinned_blobs_move_to_segments_of_their_own_and_are_not_moved_again(small: Upkept, time: Time) -> None:
+    pinned: list[Digest] = []
+    for i in range(10):
+        blobs = small.put([10_000] * 200, f"mixed {i}")
+        pinned += blobs[::5]
+        small.uses.pin(1, [digest.key for digest in blobs[::5]])
+        time.passes(hours=2)
+    for i in range(10):
+        small.put([10_000] * 200, f"more {i}")
+        time.passes(hours=2)
+    assert small.is_whole(pinned)
+    homes = {small.repository.entry(digest).segment for digest in pinned}
+    small.eviction.evict(everything=True)
+    assert small.is_whole(pinned)
+    moved = {small.repository.entry(digest).segment for digest in pinned} - homes
+    assert len(moved) <= 2  # those that had not been moved before
+    lying = [key for key, entry in small.everything() if entry.segment in homes & moved]
+    assert set(lying) <= {digest.key for digest in pinned}
+
+
+def test_when_all_is_pinned_or_leased_that_is_said_at_once(small: Upkept, caplog: pytest.LogCaptureFixture) -> None:
+    pinned = small.put([50_000] * 200, "pinned")
+    small.uses.pin(1, [digest.key for digest in pinned])
+    small.put([50_000] * 190, "leased")
+    small.settled()
+    since = monotonic_ns()
+    small.parts.index_writer.run(lambda txn: small.space.want(txn, 5_000_000))
+    rounds = 0
+    held = None
+    while held is None:
+        rounds += 1
+        sleep(small.eviction.run())
+        with small.index.reading() as txn:
+            said, said_ns = small.space.held(txn)
+            held = said if said_ns >= since else None
+    assert monotonic_ns() - since < 2_000_000_000
+    assert rounds < 30
+    assert held.pinned_bytes > 9_000_000
+    assert held.leased_bytes > 8_000_000
+    assert small.is_whole(pinned)
+
+
+def test_an_eviction_is_one_line_and_is_remembered(small: Upkept, time: Time, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="millpond.store.eviction.evicted")
+    small.push("first", artifact(14))
+    time.passes(days=3)
+    small.push("second", artifact(10))
+    small.eviction.close()
+    (line,) = caplog.messages
+    assert "last used 3 d ago or longer; 1 names became incomplete" in line
+    last = last_eviction(small.uses)
+    assert last is not None
+    assert 2.9 < last.age_ms / 86_400_000 < 3.1
+
+
+def test_a_low_eviction_age_is_a_warning_once_a_day(
+    tmp_path: Path, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> int:
+        return sum("--warn-age" in message for message in caplog.messages)
+
+    with upkept(tmp_path / "repo", quota_bytes=22_000_000, clock=time, warn_age_ms=7 * 86_400_000) as one:
+        for i in range(6):
+            time.passes(hours=2)
+            one.push(f"{i}", artifact(8))
+            one.eviction._tell()
+        assert warnings() == 1
+        time.passes(days=1)
+        one.push("late", artifact(8))
+        one.eviction._tell()
+        assert warnings() == 2
+        assert last_eviction(one.uses)
+        time.passes(days=20)
+        one.push("later", artifact(18))
+        one.eviction._tell()
+        assert warnings() == 2
+
+
+def test_on_demand_what_is_old_goes_or_as_much_as_is_asked_for_or_all(small: Upkept, time: Time) -> None:
+    old = small.push("old", artifact(3))
+    time.passes(days=40)
+    middle = small.push("middle", artifact(3))
+    time.passes(days=1)
+    new = small.push("new", artifact(3))
+    small.settled()
+    evicted = small.eviction.evict(older_than_ms=time() - 30 * 86_400_000)
+    assert evicted.freed_bytes > 2_500_000
+    assert not small.is_whole(old)
+    assert small.is_whole([*middle, *new])
+    before = small.space.pressure().used_bytes
+    small.eviction.evict(to_bytes=before - 2_000_000)
+    assert before - 3_000_000 < small.space.pressure().used_bytes <= before - 2_000_000
+    assert not small.is_whole(middle)
+    assert small.is_whole(new)
+    pinned = new[:10]
+    small.uses.pin(2, [digest.key for digest in pinned])
+    small.eviction.evict(everything=True)
+    assert {key for key, _ in small.everything()} == {digest.key for digest in pinned}
+    assert last_eviction(small.uses) is None  # nobody lacked room
+
+
+def test_nothing_goes_before_pins_are_known(small: Upkept) -> None:
+    small.uses.remember(b"pins-known", None)
+    blobs = small.put([50_000] * 350, "first")
+    small.settled()
+    small.parts.index_writer.run(lambda txn: small.space.want(txn, 10_000_000))
+    small.eviction.run()
+    assert small.is_whole(blobs)
+    small.uses.end_pins_before(1)
+    small.eviction.run()
+    assert not small.is_whole(blobs)
+
+
+def test_a_segment_that_could_not_be_synced_goes_though_there_is_room(small: Upkept) -> None:
+    blobs = small.put([300_000], "lost")
+    small.settled()
+    number = small.repository.entry(blobs[0]).segment
+    small.store._sealer.suspect(number, OSError("the disk"))
+    small.eviction.run()
+    small.eviction._looked_for_suspects = float("-inf")
+    small.eviction.run()
+    assert not small.repository.segment(number).exists()
+    assert number not in small.repository.rows()
+    assert small.store.put_many([(blobs[0], noise(300_000, "lost/0"))]) == [None]
+    assert small.is_whole(blobs)
+
+
+def test_a_push_whose_leased_blobs_were_taken_is_refused_and_not_kept_as_foreign(small: Upkept) -> None:
+    blobs = small.put([50_000] * 20, "promised")
+    small.settled()
+    small.eviction.evict(everything=True)
+    request = assets.AssetPush(["name"], blobs[0], blobs=blobs)
+    with pytest.raises(IncompleteClosure):
+        assets.push(small.cache, "", Namespace.ASSET_BLOB, request, pushed_by="")
+
+
+def test_names_in_segments_that_are_still_written_are_told_of_as_well(small: Upkept) -> None:
+    small.push("name", [1000])
+    small.store._index_writer.run(lambda _: None)  # the closure's row is written with it
+    assert small.eviction.evict(everything=True).names == 1
+    with pytest.raises(NameNotFound):
+        small.fetch("name")

@@ -1,0 +1,206 @@
+"""What a census makes of an index and a table of uses: a horizon, and the cheapest segments below it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from millpond.core import limits
+from millpond.core.digest import Digest
+from millpond.store.eviction import horizon
+from millpond.store.eviction.horizon import EVERYTHING_MS, Census, Plan
+from millpond.store.index import Entry, Index, SegmentRow, SegmentState
+from millpond.store.segments.files import segment_name
+from millpond.store.segments.format import SegmentHeader, record_bytes
+from millpond.store.uses.table import Uses
+from millpond.store.uses.use import Use
+
+NOW_MS = 1_700_000_000_000
+KIB, MIB = limits.KIB, limits.MIB
+SIZE = 9 * KIB
+
+
+class Stored:
+    """An index and uses as the test says; segments are files of zeros with a header."""
+
+    def __init__(self, path: Path) -> None:
+        (path / "segments").mkdir()
+        self.segments = path / "segments"
+        self.index = Index(str(path / "index"))
+        self.uses = Uses(str(path / "uses"))
+
+    def segment(
+        self,
+        number: int,
+        blobs: Sequence[tuple[str, int] | tuple[str, int, int]],
+        *,
+        dead_bytes: int = 0,
+        state: SegmentState = SegmentState.SEALED,
+        suspect: bool = False,
+        created_ms: int = NOW_MS,
+    ) -> None:
+        """``blobs``: name, time of use (0: unknown), end of the lease."""
+        at, live = 64, 0
+        with self.index.env.begin(write=True) as txn:
+            for name, *_ in blobs:
+                entry = Entry(number, at, SIZE, 0)
+                txn.put(key(name), entry.encode(), db=self.index.blobs)
+                at += record_bytes(SIZE)
+                live += record_bytes(SIZE)
+            end = at + dead_bytes
+            self.index.put_segment(txn, number, SegmentRow(state, end, end, live, len(blobs), suspect=suspect))
+        with (self.segments / segment_name(number)).open("wb") as file:
+            file.write(SegmentHeader.new(number, created_ms).encode())
+            file.truncate(end)
+        self.uses.note({key(name): Use(*rest) for name, *rest in blobs if rest[0]})
+
+    def census(self, *, leased_limit_bytes: int = 1 << 40, ignore_leases: bool = False) -> Census:
+        return Census(
+            self.index,
+            self.uses,
+            str(self.segments),
+            now_ms=NOW_MS,
+            leased_limit_bytes=leased_limit_bytes,
+            ignore_leases=ignore_leases,
+        )
+
+
+def key(name: str) -> bytes:
+    return Digest.of(name.encode()).key
+
+
+def numbers(plan: Plan) -> list[int]:
+    return [victim.number for victim in plan.victims]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[Stored]:
+    stored = Stored(tmp_path)
+    yield stored
+    stored.uses.close()
+    stored.index.close()
+
+
+def test_the_oldest_go_and_no_more_than_are_needed(stored: Stored) -> None:
+    for number in range(1, 6):
+        stored.segment(number, [(f"{number}/{i}", NOW_MS - 10 * number) for i in range(10)])
+    plan = stored.census().plan(150 * KIB)
+    assert (numbers(plan), plan.short_bytes) == ([4, 5], 0)
+    assert plan.horizon_ms == NOW_MS - 30
+    assert all(victim.kept_bytes < 100 for victim in plan.victims)
+
+
+def test_of_what_is_as_old_the_cheapest_to_move_goes(stored: Stored) -> None:
+    stored.segment(1, [*((f"old{i}", NOW_MS - 9) for i in range(5)), *((f"new{i}", NOW_MS) for i in range(5))])
+    stored.segment(2, [*((f"older{i}", NOW_MS - 9) for i in range(8)), *((f"newer{i}", NOW_MS) for i in range(2))])
+    plan = stored.census().plan(60 * KIB)
+    assert numbers(plan) == [2]
+    assert plan.victims[0].kept_bytes == pytest.approx(2 * record_bytes(SIZE), abs=1300)
+
+
+def test_where_no_segment_has_a_quarter_to_give_the_horizon_rises(stored: Stored) -> None:
+    for number in range(1, 11):
+        old = [(f"{number}/old{i}", NOW_MS - 1000) for i in range(2)]
+        new = [(f"{number}/new{i}", NOW_MS - 100 + number) for i in range(8)]
+        stored.segment(number, old + new)
+    plan = stored.census().plan(50 * KIB)
+    assert plan.short_bytes == 0
+    assert plan.horizon_ms > NOW_MS - 100
+    for victim in plan.victims:
+        assert victim.kept_bytes <= 3 * victim.freed_bytes
+    assert numbers(plan)[0] == 1  # the one whose newer blobs are the oldest
+
+
+def test_dead_bytes_are_taken_before_anything_that_is_listed(stored: Stored) -> None:
+    stored.segment(1, [("hot", NOW_MS)], dead_bytes=90 * KIB)
+    stored.segment(2, [(f"cold{i}", NOW_MS - 50) for i in range(9)])
+    plan = stored.census().plan_below(0, 50 * KIB)
+    assert numbers(plan) == [1]
+
+
+def test_what_is_pinned_is_never_cold(stored: Stored) -> None:
+    stored.segment(1, [(f"pinned{i}", NOW_MS - 10_000) for i in range(10)])
+    stored.segment(2, [(f"other{i}", NOW_MS) for i in range(10)])
+    stored.uses.pin(1, [key(f"pinned{i}") for i in range(10)])
+    census = stored.census()
+    assert numbers(census.plan(10 * KIB)) == [2]
+    assert census.pinned_bytes == 10 * record_bytes(SIZE)
+
+
+def test_what_is_leased_is_not_cold_until_the_lease_ends(stored: Stored) -> None:
+    stored.segment(1, [(f"leased{i}", NOW_MS - 10_000, NOW_MS + 1) for i in range(10)])
+    stored.segment(2, [(f"ended{i}", NOW_MS - 5_000, NOW_MS) for i in range(10)])
+    census = stored.census()
+    plan = census.plan(200 * KIB)
+    assert numbers(plan) == [2]
+    assert plan.short_bytes > 0
+    assert census.leased_bytes == pytest.approx(10 * record_bytes(SIZE), abs=1300)
+    assert sorted(numbers(stored.census(ignore_leases=True).plan(160 * KIB))) == [1, 2]
+
+
+def test_leases_beyond_their_bound_count_by_age_the_newest_stay(stored: Stored) -> None:
+    for number in range(1, 5):
+        stored.segment(
+            number, [(f"{number}/{i}", NOW_MS - 10 * number, NOW_MS + 1000 - 10 * number) for i in range(10)]
+        )
+    census = stored.census(leased_limit_bytes=200 * KIB)
+    plan = census.plan(1 << 30)
+    assert sorted(numbers(plan)) == [3, 4]
+    assert census.leased_bytes <= 200 * KIB
+
+
+def test_a_blob_whose_use_is_not_known_is_as_old_as_its_segment(stored: Stored) -> None:
+    stored.segment(1, [(f"used{i}", NOW_MS - 50) for i in range(10)])
+    stored.segment(2, [(f"unknown{i}", 0) for i in range(10)], created_ms=NOW_MS - 100)
+    stored.segment(3, [(f"newer{i}", 0) for i in range(10)], created_ms=NOW_MS - 10)
+    assert numbers(stored.census().plan(80 * KIB)) == [2]
+
+
+def test_what_is_still_written_is_no_victim(stored: Stored) -> None:
+    stored.segment(1, [(f"open{i}", NOW_MS - 500) for i in range(10)], state=SegmentState.OPEN)
+    stored.segment(2, [(f"sealed{i}", NOW_MS) for i in range(10)])
+    census = stored.census()
+    assert numbers(census.plan(80 * KIB)) == [2]
+    patient = census.plan(80 * KIB, patient=True)  # it is about to be sealed, and it is older
+    assert (numbers(patient), patient.short_bytes) == ([], 0)
+
+
+def test_a_segment_that_could_not_be_synced_is_all_dead(stored: Stored) -> None:
+    stored.segment(1, [(f"suspect{i}", NOW_MS) for i in range(10)], suspect=True, state=SegmentState.OPEN)
+    stored.segment(2, [(f"cold{i}", NOW_MS - 100) for i in range(10)])
+    assert numbers(stored.census().plan_below(0, 1)) == [1]
+
+
+def test_with_slack_what_is_next_to_go_goes_instead_of_being_copied(stored: Stored) -> None:
+    for number in range(1, 5):  # two writers that took turns
+        stored.segment(number, [(f"{number}/{i}", NOW_MS - 5000 + 100 * (number // 3) + 10 * i) for i in range(10)])
+    exact = stored.census().plan(90 * KIB)
+    assert sum(victim.kept_bytes for victim in exact.victims) > 20 * KIB
+    slack = stored.census().plan(90 * KIB, slack_bytes=90 * KIB)
+    assert sum(victim.kept_bytes for victim in slack.victims) < KIB
+
+
+def test_slack_ends_where_nothing_was_used_for_a_while(stored: Stored) -> None:
+    stored.segment(1, [(f"first{i}", NOW_MS - 9000) for i in range(10)])
+    stored.segment(2, [(f"second{i}", NOW_MS - 5000) for i in range(10)])
+    assert stored.census().plan(50 * KIB, slack_bytes=MIB).horizon_ms == NOW_MS - 5000
+
+
+def test_a_segment_that_is_gone_is_not_chosen_again(stored: Stored) -> None:
+    for number in (1, 2):
+        stored.segment(number, [(f"{number}/{i}", NOW_MS - 10) for i in range(10)])
+    census = stored.census()
+    census.gone(1)
+    plan = census.plan(1 << 30)
+    assert (numbers(plan), plan.horizon_ms) == ([2], EVERYTHING_MS)
+
+
+def test_many_distinct_times_are_counted_in_little_memory(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horizon, "_DISTINCT_TIMES", 16)
+    for number in range(1, 11):
+        stored.segment(number, [(f"{number}/{i}", NOW_MS - 100_000 + 1000 * number + i) for i in range(20)])
+    census = stored.census()
+    assert len(census._cold._units) <= 16
+    plan = census.plan(300 * KIB)
+    assert numbers(plan) == [1, 2]
+    assert NOW_MS - 100_000 + 2000 < plan.horizon_ms < NOW_MS - 100_000 + 6000

@@ -11,7 +11,6 @@ from contract.rpc_client import Client
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(name): the row of the README's table that the test proves")
-    config.addinivalue_line("markers", "slow: takes seconds because the rule is about time")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 import time
 from contextlib import closing
 
@@ -80,24 +79,9 @@ def keep_alive(server: LoopbackServer, *, every_seconds: float, pings: int, call
 
 
 @pytest.mark.row("keepalive")
-@pytest.mark.slow
-def test_pings_every_ten_seconds_are_welcome_with_and_without_calls(server: LoopbackServer) -> None:
-    seen: dict[bool, list[int]] = {}
-    threads = [
-        threading.Thread(
-            target=lambda call=call: seen.update({call: keep_alive(server, every_seconds=10, pings=3, call=call)})
-        )
-        for call in (False, True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [seen[call].count(PING) >= 3 for call in (False, True)] == [True, True]
-
-
-@pytest.mark.row("keepalive")
 @pytest.mark.parametrize("call", [False, True], ids=["no call", "a call"])
-def test_even_a_nervous_client_gets_no_goaway(server: LoopbackServer, call: bool) -> None:
-    # gRPC's default is one strike per ping that comes within five minutes, and out after two.
+def test_pings_as_often_as_one_likes_are_welcome(server: LoopbackServer, call: bool) -> None:
+    """gRPC's default is a strike for each ping that comes within five minutes of the last one, and out after two: who
+    may ping fifty times in a second may do so every ten.
+    """
     assert keep_alive(server, every_seconds=0.02, pings=50, call=call).count(PING) >= 50

@@ -13,10 +13,14 @@ import pytest
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core.digest import Digest
+from millpond.wire.artifacts import SERVICE as ARTIFACTS
 from millpond.wire.bytestream import SERVICE as BYTESTREAM
+from millpond.wire.capabilities import BST_SERVICE as BST_CAPABILITIES
 from millpond.wire.capabilities import SERVICE as CAPABILITIES
 from millpond.wire.cas import SERVICE as CAS
+from millpond.wire.references import SERVICE as REFERENCES
 from millpond.wire.remote_asset import FETCH, PUSH
+from millpond.wire.sources import SERVICE as SOURCES
 
 SECONDS = 30
 MESSAGE_BYTES = 2 << 20
@@ -24,9 +28,9 @@ MESSAGE_BYTES = 2 << 20
 DEFAULT_RECEIVE_BYTES = 4 << 20
 """What a gRPC client accepts that nobody configured; the answers that tests ask for come through it unless they say so."""
 
-_METHODS = {
-    method.name: method for service in (CAPABILITIES, CAS, BYTESTREAM, FETCH, PUSH) for method in service.methods
-}
+_SERVICES = (CAPABILITIES, CAS, BYTESTREAM, FETCH, PUSH, REFERENCES, ARTIFACTS, SOURCES)
+_METHODS = {method.name: method for service in _SERVICES for method in service.methods}
+_METHODS["buildstream.v2.Capabilities"] = BST_CAPABILITIES.methods_by_name["GetCapabilities"]
 
 
 class Client:
@@ -46,11 +50,14 @@ class Client:
         self.channel.close()
 
     def rpc(self, name: str) -> Any:
-        """The callable of one RPC; its messages are encoded and decoded."""
+        """The callable of one RPC; its messages are encoded and decoded.
+
+        Methods go by their own names, but for the second GetCapabilities, which goes by its service's.
+        """
         method = _METHODS[name]
         shape = f"{'stream' if name == 'Write' else 'unary'}_{'stream' if name in ('Read', 'GetTree') else 'unary'}"
         return getattr(self.channel, shape)(
-            f"/{method.containing_service.full_name}/{name}",
+            f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
             response_deserializer=method.output_type._concrete_class.FromString,
         )

@@ -22,10 +22,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from millpond._protos.build.bazel.remote.asset.v1 import remote_asset_pb2 as ra_pb2
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from millpond._protos.buildstream.v2 import artifact_pb2, buildstream_pb2, source_pb2
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import NameNotFound
-from millpond.core.names import Name, Namespace
 from millpond.wire import server as wire_server
 from millpond.wire.calling import Caller
 from millpond.wire.gate import Gate
@@ -36,6 +35,7 @@ BAD = re_pb2.Digest(hash="no hash", size_bytes=-1)
 GARBAGE = b"\xff\xff\xff\xff"
 NOWHERE = "nowhere"
 URI = "urn:test:every-rpc"
+KEY = "project/element/every-rpc"
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,49 @@ CALLS = {
             {"uris": [URI], "root_directory_digest": message_of(EMPTY)},
             {"references_directories": [BAD]},
         ),
+        push=True,
+    ),
+    "/buildstream.v2.ReferenceStorage/GetReference": Call(
+        lambda instance: buildstream_pb2.GetReferenceRequest(instance_name=instance, key="unknown"),
+        lambda instance: buildstream_pb2.GetReferenceRequest(instance_name=instance, key="\0"),
+    ),
+    "/buildstream.v2.ReferenceStorage/UpdateReference": Call(
+        lambda instance: buildstream_pb2.UpdateReferenceRequest(
+            instance_name=instance, keys=[KEY], digest=message_of(EMPTY)
+        ),
+        lambda instance: buildstream_pb2.UpdateReferenceRequest(instance_name=instance, keys=[KEY, ""], digest=BAD),
+        push=True,
+    ),
+    "/buildstream.v2.ReferenceStorage/Status": Call(
+        lambda instance: buildstream_pb2.StatusRequest(instance_name=instance),
+        lambda instance: buildstream_pb2.StatusRequest(instance_name=instance),
+    ),
+    "/buildstream.v2.Capabilities/GetCapabilities": Call(
+        lambda instance: buildstream_pb2.GetCapabilitiesRequest(instance_name=instance),
+        lambda instance: buildstream_pb2.GetCapabilitiesRequest(instance_name=instance),
+    ),
+    "/buildstream.v2.ArtifactService/GetArtifact": Call(
+        lambda instance: artifact_pb2.GetArtifactRequest(instance_name=instance, cache_key="unknown"),
+        lambda instance: artifact_pb2.GetArtifactRequest(instance_name=instance),
+    ),
+    "/buildstream.v2.ArtifactService/UpdateArtifact": Call(
+        lambda instance: artifact_pb2.UpdateArtifactRequest(
+            instance_name=instance, cache_key=KEY, artifact={"files": message_of(EMPTY)}
+        ),
+        lambda instance: artifact_pb2.UpdateArtifactRequest(
+            instance_name=instance, cache_key="\0", artifact={"files": BAD}
+        ),
+        push=True,
+    ),
+    "/buildstream.v2.SourceService/GetSource": Call(
+        lambda instance: source_pb2.GetSourceRequest(instance_name=instance, cache_key="unknown"),
+        lambda instance: source_pb2.GetSourceRequest(instance_name=instance),
+    ),
+    "/buildstream.v2.SourceService/UpdateSource": Call(
+        lambda instance: source_pb2.UpdateSourceRequest(
+            instance_name=instance, cache_key=KEY, source={"files": message_of(EMPTY)}
+        ),
+        lambda instance: source_pb2.UpdateSourceRequest(instance_name=instance, cache_key=KEY, source={"files": BAD}),
         push=True,
     ),
 }
@@ -271,9 +314,9 @@ def test_who_is_admitted_gets_an_answer_about_the_request(walked: Walked, path: 
         except grpc.RpcError as outcome:
             outcomes.add(outcome.code().name)
     expected = {"SplitBlob": "UNIMPLEMENTED", "SpliceBlob": "UNIMPLEMENTED"}
-    expected |= {"FetchBlob": "NOT_FOUND", "FetchDirectory": "NOT_FOUND"}
+    expected |= dict.fromkeys(["FetchBlob", "FetchDirectory", "GetReference", "GetArtifact", "GetSource"], "NOT_FOUND")
     assert outcomes == {expected.get(path.split("/")[2], "OK")}
-    if path.split("/")[2] not in ("GetCapabilities", "SplitBlob", "SpliceBlob"):
+    if path.split("/")[2] not in ("GetCapabilities", "SplitBlob", "SpliceBlob", "Status"):
         for request in (call.wrong("").SerializeToString(), GARBAGE):
             with refused("INVALID_ARGUMENT"):
                 walked.send(path, request)
@@ -346,9 +389,7 @@ def test_without_push_nothing_was_written_by_any_of_them(walked: Walked) -> None
     assert list((walked.repo / "segments").iterdir()) == []
     assert list((walked.repo / "uploads").iterdir()) == []
     assert walked.server.cache.blobs.find_missing([_PUSHED]) == [_PUSHED]
-    for namespace in Namespace:
-        with pytest.raises(NameNotFound):
-            walked.server.cache.names.resolve(Name("", namespace, URI))
+    assert list(walked.server.cache.names.names()) == []
 
 
 def _stored(repo: Path) -> dict[str, str]:

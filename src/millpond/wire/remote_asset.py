@@ -4,10 +4,7 @@ Nothing is ever fetched from an origin: an asset is what somebody pushed. A miss
 of the message, because BuildStream 1.5–1.6 never looks into the message.
 """
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,7 +14,8 @@ from millpond.core.digest import Digest
 from millpond.core.errors import InvalidRequest
 from millpond.core.names import Namespace
 from millpond.services.assets import Asset, AssetPush, Qualifiers, check_request
-from millpond.wire.calling import Caller, decode
+from millpond.wire.calling import Caller, committed, decode
+from millpond.wire.digests import digest_message, digest_of
 from millpond.wire.errors import Context
 from millpond.wire.gate import SHA256, Gate, check_function
 
@@ -36,7 +34,7 @@ class FetchServicer:
         """``FetchBlob``."""
         asset = await self._fetch(raw, context, ra_pb2.FetchBlobRequest, Namespace.ASSET_BLOB)
         response = ra_pb2.FetchBlobResponse(
-            uri=asset.uri, blob_digest=_message(asset.binding.digest), digest_function=SHA256
+            uri=asset.uri, blob_digest=digest_message(asset.binding.digest), digest_function=SHA256
         )
         return _finish(response, asset)
 
@@ -44,7 +42,7 @@ class FetchServicer:
         """``FetchDirectory``."""
         asset = await self._fetch(raw, context, ra_pb2.FetchDirectoryRequest, Namespace.ASSET_DIRECTORY)
         response = ra_pb2.FetchDirectoryResponse(
-            uri=asset.uri, root_directory_digest=_message(asset.binding.digest), digest_function=SHA256
+            uri=asset.uri, root_directory_digest=digest_message(asset.binding.digest), digest_function=SHA256
         )
         return _finish(response, asset)
 
@@ -102,37 +100,14 @@ class PushServicer:
             raise InvalidRequest(f"{digest_field} is missing")
         push = AssetPush(
             uris=list(request.uris),
-            digest=_digest(getattr(request, digest_field)),
+            digest=digest_of(getattr(request, digest_field)),
             qualifiers=_qualifiers(request.qualifiers),
             blobs=_references(request.references_blobs),
             directories=_references(request.references_directories),
             expires_at_ms=_ms(request.expire_at if request.HasField("expire_at") else None),
         )
-        pending = await self._caller.briefly(writer.begin_push, namespace, push)
-        await _done(pending.bound)
-        pending.finish()
+        await committed(await self._caller.briefly(writer.begin_push, namespace, push))
         return b""  # PushBlobResponse and PushDirectoryResponse have no fields
-
-
-async def _done(future: "Future[None]") -> None:
-    """Wait for a thread's future. A caller that goes away leaves it alone: others may wait for the same transaction.
-
-    ``asyncio.wrap_future`` would pass on a cancellation, and costs three callbacks on the loop where this costs one.
-    """
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def tell(_: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-            loop.call_soon_threadsafe(wake)
-
-    future.add_done_callback(tell)
-    await waiter
-    future.result()
 
 
 def _finish(response: ra_pb2.FetchBlobResponse | ra_pb2.FetchDirectoryResponse, asset: Asset) -> bytes:
@@ -146,17 +121,9 @@ def _qualifiers(messages: Sequence[ra_pb2.Qualifier]) -> Qualifiers:
     return [(message.name, message.value) for message in messages]
 
 
-def _message(digest: Digest) -> re_pb2.Digest:
-    return re_pb2.Digest(hash=digest.hash, size_bytes=digest.size_bytes)
-
-
-def _digest(message: re_pb2.Digest) -> Digest:
-    return Digest.parse(message.hash, message.size_bytes)
-
-
 def _references(messages: Sequence[re_pb2.Digest]) -> list[Digest]:
     # BuildStream lists fields of its artifact that are not set as digests without a hash: they refer to nothing.
-    return [_digest(message) for message in messages if message.hash or message.size_bytes]
+    return [digest_of(message) for message in messages if message.hash or message.size_bytes]
 
 
 def _ms(timestamp: Timestamp | None) -> int | None:

@@ -11,16 +11,23 @@ from typing import Any
 
 import grpc
 
+from millpond.wire.artifacts import SERVICE as ARTIFACTS
+from millpond.wire.artifacts import ArtifactServicer
 from millpond.wire.bytestream import SERVICE as BYTESTREAM
 from millpond.wire.bytestream import ByteStreamServicer
 from millpond.wire.calling import Caller
+from millpond.wire.capabilities import BST_SERVICE as BST_CAPABILITIES
 from millpond.wire.capabilities import SERVICE as CAPABILITIES
-from millpond.wire.capabilities import CapabilitiesServicer
+from millpond.wire.capabilities import BuildStreamCapabilitiesServicer, CapabilitiesServicer
 from millpond.wire.cas import SERVICE as CAS
 from millpond.wire.cas import ContentAddressableStorageServicer
 from millpond.wire.errors import answering, streaming
 from millpond.wire.gate import Gate
+from millpond.wire.references import SERVICE as REFERENCES
+from millpond.wire.references import ReferenceStorageServicer
 from millpond.wire.remote_asset import FETCH, PUSH, FetchServicer, PushServicer
+from millpond.wire.sources import SERVICE as SOURCES
+from millpond.wire.sources import SourceServicer
 
 
 class Access(Enum):
@@ -42,7 +49,7 @@ class Rpc:
 
 def rpcs(gate: Gate, caller: Caller, *, index_only: bool) -> list[Rpc]:
     """The RPCs that are served; an index has no blobs and serves none."""
-    table = _capabilities(gate) + _assets(gate, caller)
+    table = _capabilities(gate) + _assets(gate, caller) + _older_names(gate, caller)
     if not index_only:
         table += _storage(gate, caller)
     return table
@@ -60,6 +67,22 @@ def _assets(gate: Gate, caller: Caller) -> list[Rpc]:
         _unary(FETCH, "FetchDirectory", Access.PULL, fetch.fetch_directory),
         _unary(PUSH, "PushBlob", Access.PUSH, push.push_blob),
         _unary(PUSH, "PushDirectory", Access.PUSH, push.push_directory),
+    ]
+
+
+def _older_names(gate: Gate, caller: Caller) -> list[Rpc]:
+    """Names as BuildStream kept them before it used the Remote Asset API."""
+    references, capabilities = ReferenceStorageServicer(gate, caller), BuildStreamCapabilitiesServicer(gate)
+    artifacts, sources = ArtifactServicer(gate, caller), SourceServicer(gate, caller)
+    return [
+        _unary(REFERENCES, "GetReference", Access.PULL, references.get_reference),
+        _unary(REFERENCES, "UpdateReference", Access.PUSH, references.update_reference),
+        _unary(REFERENCES, "Status", Access.PULL, references.status),
+        _unary(BST_CAPABILITIES, "GetCapabilities", Access.PULL, capabilities.get_capabilities),
+        _unary(ARTIFACTS, "GetArtifact", Access.PULL, artifacts.get_artifact),
+        _unary(ARTIFACTS, "UpdateArtifact", Access.PUSH, artifacts.update_artifact),
+        _unary(SOURCES, "GetSource", Access.PULL, sources.get_source),
+        _unary(SOURCES, "UpdateSource", Access.PUSH, sources.update_source),
     ]
 
 

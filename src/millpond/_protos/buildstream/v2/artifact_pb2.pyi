@@ -7,6 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class GetArtifactRequest(_message.Message):
+    __slots__ = ("instance_name", "cache_key")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
+    cache_key: str
+    def __init__(self, instance_name: _Optional[str] = ..., cache_key: _Optional[str] = ...) -> None: ...
+
+class UpdateArtifactRequest(_message.Message):
+    __slots__ = ("instance_name", "cache_key", "artifact")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
+    cache_key: str
+    artifact: Artifact
+    def __init__(self, instance_name: _Optional[str] = ..., cache_key: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
+
 class Artifact(_message.Message):
     __slots__ = ("version", "build_success", "build_error", "build_error_details", "strong_key", "weak_key", "was_workspaced", "files", "build_deps", "public_data", "logs", "buildtree", "sources", "low_diversity_meta", "high_diversity_meta", "strict_key", "buildroot", "buildsandbox")
     class Dependency(_message.Message):

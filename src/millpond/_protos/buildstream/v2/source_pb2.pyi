@@ -6,6 +6,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class GetSourceRequest(_message.Message):
+    __slots__ = ("instance_name", "cache_key")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
+    cache_key: str
+    def __init__(self, instance_name: _Optional[str] = ..., cache_key: _Optional[str] = ...) -> None: ...
+
+class UpdateSourceRequest(_message.Message):
+    __slots__ = ("instance_name", "cache_key", "source")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
+    cache_key: str
+    source: Source
+    def __init__(self, instance_name: _Optional[str] = ..., cache_key: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ...) -> None: ...
+
 class Source(_message.Message):
     __slots__ = ("version", "files")
     VERSION_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,20 @@
+"""``buildstream.v2.ArtifactService``: the artifacts of clients 1.91 to 1.93.4."""
+
+from millpond._protos.buildstream.v2 import artifact_pb2
+from millpond.services import messages
+from millpond.wire.errors import Context
+from millpond.wire.keyed_messages import MessageServicer
+
+SERVICE = artifact_pb2.DESCRIPTOR.services_by_name["ArtifactService"]
+
+
+class ArtifactServicer(MessageServicer):
+    """Gets and updates artifacts."""
+
+    async def get_artifact(self, raw: bytes, context: Context) -> bytes:
+        """``GetArtifact``."""
+        return await self._get(raw, context, artifact_pb2.GetArtifactRequest, messages.fetch_artifact)
+
+    async def update_artifact(self, raw: bytes, context: Context) -> bytes:
+        """``UpdateArtifact``."""
+        return await self._update(raw, context, artifact_pb2.UpdateArtifactRequest, "artifact", messages.begin_artifact)

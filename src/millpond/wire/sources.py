@@ -1,0 +1,20 @@
+"""``buildstream.v2.SourceService``: the sources of clients 1.91 to 1.93.4."""
+
+from millpond._protos.buildstream.v2 import source_pb2
+from millpond.services import messages
+from millpond.wire.errors import Context
+from millpond.wire.keyed_messages import MessageServicer
+
+SERVICE = source_pb2.DESCRIPTOR.services_by_name["SourceService"]
+
+
+class SourceServicer(MessageServicer):
+    """Gets and updates sources."""
+
+    async def get_source(self, raw: bytes, context: Context) -> bytes:
+        """``GetSource``."""
+        return await self._get(raw, context, source_pb2.GetSourceRequest, messages.fetch_source)
+
+    async def update_source(self, raw: bytes, context: Context) -> bytes:
+        """``UpdateSource``."""
+        return await self._update(raw, context, source_pb2.UpdateSourceRequest, "source", messages.begin_source)

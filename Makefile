@@ -30,7 +30,7 @@ serve: $(VENV)/has-server ## a cache in ./millpond-data for the builds on this m
 
 test: $(VENV)/has-test ## every test; installs what they need (ARGS='-k tls' for pytest)
 	@tests/installing/install $(PYTHON)
-	@$(BIN)/python -m pytest $(ARGS)
+	@MILLPOND_SKIP="$$(tests/installing/excused)" $(BIN)/python -m pytest $(ARGS)
 
 soak: $(VENV)/has-test ## kill servers and cut the power for hours (ROUNDS=1000 CUTS=5000 ARGS='--seed S --block N')
 	@tests/installing/install $(PYTHON)
@@ -59,7 +59,7 @@ fix: $(VENV)/has-dev ## what can be put right by itself: imports, layout, genera
 	$(BIN)/python -m millpond.cli.reference
 
 clean: ## remove venvs, caches and builds; ./millpond-data stays
-	rm -rf $(VENV) .venv-bst build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) .venv-bst .venv-bst-* build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -21,25 +21,30 @@ _TABLE = ROOT / "tests" / "installing" / "parts.txt"
 
 @cache
 def tools_of() -> dict[str, list[str]]:
-    """The commands of each part, as the installer's table lists them."""
+    """The tools of each part, as the installer's table lists them: commands, and paths, relative ones from ``ROOT``."""
     tools: dict[str, list[str]] = {}
     for line in _TABLE.read_text().splitlines():
         if line and not line.startswith("#"):
-            part, command, _package = line.split()
-            tools.setdefault(part, []).append(command)
+            part, tool, _origin = line.split()
+            tools.setdefault(part, []).append(tool)
     return tools
+
+
+def excused_parts() -> list[str]:
+    """What ``MILLPOND_SKIP`` names."""
+    return os.environ.get("MILLPOND_SKIP", "").replace(",", " ").split()
 
 
 def require(part: str) -> None:
     """Go on only with ``part``: without it the test fails, or is skipped where the run was excused from it."""
-    excused = os.environ.get("MILLPOND_SKIP", "").replace(",", " ").split()
+    excused = excused_parts()
     for name in {part, *excused} - tools_of().keys():
         pytest.fail(f"{name!r} is no part; tests/installing/parts.txt lists them", pytrace=False)
     if part in excused:
         pytest.skip(f"MILLPOND_SKIP excuses {part}")
-    for command in tools_of()[part]:
-        if not (BST.exists() if command == BST.name else shutil.which(command)):
-            pytest.fail(f"{command} is missing; run tests/installing/install or MILLPOND_SKIP={part}", pytrace=False)
+    for tool in tools_of()[part]:
+        if not ((ROOT / tool).exists() if "/" in tool else shutil.which(tool)):
+            pytest.fail(f"{tool} is missing; run tests/installing/install or MILLPOND_SKIP={part}", pytrace=False)
 
 
 @cache

@@ -106,6 +106,9 @@ PULLED_COMMITS = 256
 """Commits of one address for which that is remembered: those that it began last. A client pulls few at a time, but many
 may come by one proxy."""
 
+PULL_SECONDS = 3600
+"""A pull is over after so long, whatever its address goes on asking for."""
+
 # -- uploads and reads --------------------------------------------------------------------------------------------
 
 IN_MEMORY_UPLOAD_BYTES = 1 * MIB
@@ -252,6 +255,47 @@ BALLAST_MIN_BYTES = 64 * KIB
 BALLAST_MAX_BYTES = 4 * MIB
 """Disk space that is given up when the disk is full: quota/256 within these bounds, enough to delete some thousand
 entries."""
+
+# -- the OSTree generation ----------------------------------------------------------------------------------------
+
+OSTREE_REF_CHARS = 1024
+OSTREE_REF_PART_CHARS = 255
+"""The longest ref, and the longest of its parts: each is a file or a directory, and Linux's NAME_MAX is 255."""
+
+OSTREE_REFS = 256
+"""The most refs one push may set. Clients set two, the strong and the weak key."""
+
+OSTREE_METADATA_BYTES = 16 * MIB
+"""The largest commit, dirtree, dirmeta, commitmeta or header of a file; they are held in memory. libostree's own bound is
+larger, and 16 MiB are a directory of more than 200 000 files."""
+
+OSTREE_CONTENT_BYTES = 64 * GIB
+"""The largest file, uncompressed. Zeros shrink to a thousandth, so what is sent bounds nothing."""
+
+OSTREE_OBJECTS = 2_000_000
+"""The most objects in one push."""
+
+OSTREE_PAX_BYTES = 64 * KIB
+"""The largest extended header of a tar member (pax(1), "pax Extended Header"). Clients send an mtime."""
+
+OSTREE_STALL_SECONDS = 3_600
+"""A client that sends nothing for so long is given up; it may have to compress all of an artifact between two messages."""
+
+OSTREE_LOCK_SECONDS = 3_600
+"""How long a push waits for the repository's lock: an administrator's ``ostree prune`` may hold it for that long."""
+
+OSTREE_LEAVING_SECONDS = 2
+"""Between a summary without a ref and the removal of its objects: who has just read the old summary asks for the commit
+within this time."""
+
+OSTREE_PULLING_SECONDS = 30
+"""A commit that somebody fetched, or fetched objects after, so lately is being pulled: its objects stay."""
+
+OSTREE_LOG_BYTES = 8 * MIB
+"""The log of pushes, and that of uses, is begun anew at this size."""
+
+OSTREE_EVICTED_SHARE = 0.05
+"""A push that finds no room makes room for itself and for this share of the quota, so that not every push evicts."""
 
 
 def segment_bytes(quota_bytes: int) -> int:

@@ -61,7 +61,11 @@ class Artifacts:
         request = re_pb2.BatchUpdateBlobsRequest()
         for digest, data in batch:
             request.requests.add(digest=message_of(digest), data=data)
-        for item in self.client.rpc("BatchUpdateBlobs")(request, timeout=_PATIENCE_SECONDS).responses:
+        try:
+            answer = self.client.rpc("BatchUpdateBlobs")(request, timeout=_PATIENCE_SECONDS)
+        except grpc.RpcError as why:
+            raise Refused(f"{why.code().name}: {why.details()}") from None
+        for item in answer.responses:
             if item.status.code:
                 raise Refused(f"{item.status.code}: {item.status.message}")
 

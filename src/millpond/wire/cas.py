@@ -11,7 +11,7 @@ from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb
 from millpond._protos.google.rpc import status_pb2
 from millpond.core import limits
 from millpond.core.digest import Digest
-from millpond.core.errors import InvalidRequest, MillpondError, NotServed
+from millpond.core.errors import InvalidRequest, MillpondError, NoSpace, NotServed
 from millpond.services.reading import Reader
 from millpond.services.writing import Writer
 from millpond.store.interface import Bytes
@@ -127,7 +127,11 @@ def _find_missing(admit: Admit, raw: bytes, *, wait: bool = True) -> bytes:
 
 
 def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
-    """Verify and store the items of a batch; each succeeds or fails alone."""
+    """Verify and store the items of a batch; each succeeds or fails alone.
+
+    But no room for one is the status of the call: BuildStream 1 goes on without a push when it is told so, and fails the
+    job when an item says it. Who asks again which are missing sees that the others are stored.
+    """
     items = [(item, item.data) for item in request.requests]
     if sum(len(data) for _, data in items) > limits.BATCH_BYTES:
         raise InvalidRequest(f"a batch holds at most {limits.BATCH_BYTES} bytes: write large blobs by ByteStream")
@@ -143,6 +147,8 @@ def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
         except InvalidRequest as failure:
             outcomes[at] = failure
     for at, outcome in zip(sound, writer.put_blobs(blobs), strict=True):
+        if isinstance(outcome, NoSpace):
+            raise outcome
         outcomes[at] = outcome
     response = re_pb2.BatchUpdateBlobsResponse()
     for (item, _), outcome in zip(items, outcomes, strict=True):

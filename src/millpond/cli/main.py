@@ -8,6 +8,7 @@ import click
 
 from millpond.cli.check import check
 from millpond.cli.evict import evict
+from millpond.cli.imports import import_store
 from millpond.cli.names import names
 from millpond.cli.pin import pin, pins, unpin
 from millpond.cli.running import run_command
@@ -45,6 +46,7 @@ def version() -> None:
 
 millpond.add_command(check)
 millpond.add_command(evict)
+millpond.add_command(import_store)
 millpond.add_command(names)
 millpond.add_command(pin)
 millpond.add_command(pins)

@@ -316,7 +316,7 @@ def test_eviction_begins_sooner_where_much_is_written_while_it_works(ledger: Led
     for quota_bytes, head_room_bytes in ((22_000_000, 110_000), (1 << 30, (1 << 30) // 50), (1 << 40, 1 << 30)):
         ledger.set_quota(quota_bytes)
         ledger.measure_anew()
-        assert abs(ledger.space._head_room_bytes() - head_room_bytes) <= 1
+        assert abs(ledger.space.head_room_bytes() - head_room_bytes) <= 1
 
 
 def test_what_is_only_claimed_does_not_press(ledger: Ledger) -> None:

@@ -134,7 +134,7 @@ class Space:
         growth_bytes = max(limits.GROWTH_MIN_BYTES, min(limits.GROWTH_MAX_BYTES, self.quota_bytes // 128))
         return self.segment_bytes + growth_bytes
 
-    def _head_room_bytes(self) -> int:
+    def head_room_bytes(self) -> int:
         """Eviction begins so far below the limit, so that writers seldom wait for it. Small caches are used to the end."""
         share = limits.HEAD_ROOM_SHARE if self.quota_bytes >= limits.SMALL_QUOTA_BYTES else limits.SMALL_HEAD_ROOM_SHARE
         return min(limits.HEAD_ROOM_MAX_BYTES, int(self.quota_bytes * share))
@@ -252,7 +252,7 @@ class Space:
         written = self._taken.uploads_bytes()
         room = min(room_in_quota, room_on_disk)
         starving_bytes = used - going + claims + uploads + wanted - room if wanted else 0
-        head_room = self._head_room_bytes()
+        head_room = self.head_room_bytes()
         if self._head_room_max_bytes is None:
             to_free = used - going + written - (room - head_room)
         else:

@@ -24,6 +24,7 @@ _LOOK_SECONDS = 0.01
 _QUEUE_SECONDS = 0.05
 _PLACES = 4
 _FULL_SECONDS = 1.0
+NEVER = -1.0
 _DISK_TRIES = 6
 """A disk that refuses what the ledger allows (a user's quota on it, say) is asked so often, twice as long apart each time."""
 
@@ -114,7 +115,10 @@ class Room:
         *,
         upkeep_seconds: float = 0.0,
     ) -> None:
-        """``upkeep_seconds``: how long to wait for an upkeep process to appear where there is none."""
+        """``upkeep_seconds``: how long to wait for an upkeep process to appear where there is none.
+
+        ``NEVER``: wait for nobody and press on nobody, so that nothing is evicted for what is written here.
+        """
         self.upkeep_seconds = upkeep_seconds
         self.space = space
         self.closing = closing
@@ -127,7 +131,7 @@ class Room:
 
     def may_come(self) -> bool:
         """Whether it is worth waiting at all."""
-        return self.upkeep_seconds > 0 or self.space.keeper_lives()
+        return self.upkeep_seconds != NEVER and (self.upkeep_seconds > 0 or self.space.keeper_lives())
 
     def outlook(self) -> Outlook:
         """How things stand; looked at once for all who wait, or many of them would keep a core busy."""

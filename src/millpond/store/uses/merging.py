@@ -10,7 +10,7 @@ The rule: what is in a log is merged before the log goes, and merging it twice c
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -168,6 +168,7 @@ class _Fold:
         self._clear()
 
     def _clear(self) -> None:
+        self._latest_ms = 0
         self._times: dict[bytes, int] = {}
         self._leases: dict[bytes, int] = {}
         self._grants: Counter[bytes] = Counter()
@@ -182,9 +183,10 @@ class _Fold:
         self._position = position
         if group.kind in _OF_BLOBS:
             keys = group.rows if len(group.rows[0]) == _KEY_BYTES else []
-            self._times.update(dict.fromkeys(keys, time_ms))
+            _raise(self._times, keys, time_ms, is_latest=time_ms >= self._latest_ms)
             if group.kind is not Kind.USED:
-                self._leases.update(dict.fromkeys(keys, time_ms + limits.LEASE_MS))
+                _raise(self._leases, keys, time_ms + limits.LEASE_MS, is_latest=time_ms >= self._latest_ms)
+            self._latest_ms = max(self._latest_ms, time_ms)
             if group.kind is Kind.LEASED:
                 self._grants.update(keys)
         elif group.kind is Kind.COUNTED:
@@ -210,6 +212,15 @@ class _Fold:
                 tally.add(txn, uses.meta, group)
             txn.put(self._meta_key, b"%d" % self._position, db=uses.meta)
         self._clear()
+
+
+def _raise(times: dict[bytes, int], keys: Sequence[bytes], time_ms: int, *, is_latest: bool) -> None:
+    """Note a time for ``keys``. Times in a log rise, but for one that an import writes, which begins with the newest."""
+    if is_latest:
+        times.update(dict.fromkeys(keys, time_ms))
+    else:
+        before = times.get
+        times.update([(key, time_ms) for key in keys if before(key, 0) < time_ms])
 
 
 def _name_use(kind: Kind, row: bytes, time_ms: int) -> tuple[bytes, NameUse]:

@@ -1,0 +1,1 @@
+"""Reading the stores of other cache servers, so that what they hold can move in."""

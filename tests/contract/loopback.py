@@ -31,16 +31,25 @@ class LoopbackServer:
     cache: Cache
     port: int
 
-    def __init__(self, repo: Path, *, push: bool = True, index_only: bool = False, foreign: bool = True) -> None:
+    def __init__(
+        self,
+        repo: Path,
+        *,
+        push: bool = True,
+        index_only: bool = False,
+        foreign: bool = True,
+        instances: tuple[str, ...] = ("", INSTANCE),
+        quota_bytes: int = QUOTA_BYTES,
+    ) -> None:
         self.repo = repo
         self._settings = Settings(
             repo=repo,
             listeners=(),
-            instances=("", INSTANCE),
+            instances=instances,
             enable_push=push,
             index_only=index_only,
             foreign=foreign,
-            quota=Quota(QUOTA_BYTES),
+            quota=Quota(quota_bytes),
         )
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event

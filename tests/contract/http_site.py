@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
-from millpond.store.ostree_published import Published
+from millpond.store.ostree.published import Published
 from millpond.web.http_server import HttpServer, Place, Tls
 from millpond.web.messages import Handler
 from millpond.web.ostree import OstreeHandler
@@ -60,8 +60,10 @@ class Peer:
             return True
         return True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
 
 
 @dataclass
@@ -71,10 +73,12 @@ class Site:
     server: HttpServer
     port: int
     pulled: list[str] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
 
     async def peer(self, *, tls: ssl.SSLContext | None = None) -> Peer:
         name = None if tls is None else "localhost"
-        return Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, server_hostname=name))
+        self.peers.append(Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, server_hostname=name)))
+        return self.peers[-1]
 
 
 @asynccontextmanager
@@ -87,10 +91,13 @@ async def serving(
         what = OstreeHandler(Published(str(what)), prefix, pulls=Pulls(pulled.append))
     server = HttpServer(what, connections=connections)
     (port,) = server.start([Place("127.0.0.1", 0, tls)])
+    site = Site(server, port, pulled)
     try:
-        yield Site(server, port, pulled)
+        yield site
     finally:
         await server.stop(0)
+        for peer in site.peers:
+            await peer.close()
 
 
 def run(story: Callable[[], Awaitable[None]]) -> None:

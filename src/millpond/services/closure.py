@@ -123,12 +123,21 @@ def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *
     artifact = _artifact(blobs, key, binding.digest, wait=wait)
     if artifact is None:
         return _Roots(single, directories, set())
-    files = {trees.parse(artifact.files)} if artifact.HasField("files") else set()
-    optional = {trees.parse(getattr(artifact, field)) for field in _OPTIONAL_TREES if artifact.HasField(field)} - files
+    files, optional = named_by(artifact, "files"), named_by(artifact, *_OPTIONAL_TREES)
+    optional -= files
     single.update(trees.parse(log.digest) for log in artifact.logs)
-    if artifact.HasField("public_data"):
-        single.add(trees.parse(artifact.public_data))
+    single.update(named_by(artifact, "public_data"))
     return _Roots(single, (directories | files) - optional, optional)
+
+
+def named_by(artifact: artifact_pb2.Artifact, *fields: str) -> set[Digest]:
+    """The digests in ``fields``. One that is empty names nothing, as one that is not set.
+
+    Raises:
+        InvalidRequest: what stands there is none.
+    """
+    found = [getattr(artifact, field) for field in fields]
+    return {trees.parse(digest) for digest in found if digest.hash or digest.size_bytes}
 
 
 def _artifact(blobs: BlobStore, key: str, digest: Digest, *, wait: bool) -> artifact_pb2.Artifact | None:

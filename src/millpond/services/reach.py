@@ -18,6 +18,7 @@ from millpond.core.errors import InvalidRequest
 from millpond.core.names import ARTIFACT_URN, Name, Namespace
 from millpond.names.binding import Binding
 from millpond.services import trees
+from millpond.services.closure import named_by
 from millpond.store.interface import BlobStore
 
 _AT_ONCE = 256
@@ -50,9 +51,7 @@ class Reach:
             return []
         try:
             artifact = artifact_pb2.Artifact.FromString(bytes(content))
-            known = {field.name for field in artifact.DESCRIPTOR.fields}
-            named = [getattr(artifact, field) for field in _FIELDS if field in known and artifact.HasField(field)]
-            return [trees.parse(one) for one in (*named, *(log.digest for log in artifact.logs))]
+            return [*named_by(artifact, *_FIELDS), *(trees.parse(log.digest) for log in artifact.logs)]
         except (DecodeError, InvalidRequest):
             return []
 

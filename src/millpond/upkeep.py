@@ -141,7 +141,7 @@ def eviction(parts: Parts, opened: ExitStack) -> Eviction:
         promises,
         sweeper,
         apply_names=NameUses(parts.looking, parts.names, parts.uses).apply,
-        let_go=parts.looking.drop_unlinked,
+        let_go=parts.looking.drop_departed,
         clock=parts.clock,
         warn_age_ms=parts.settings.warn_age_ms,
     )

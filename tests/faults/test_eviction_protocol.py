@@ -39,6 +39,7 @@ from millpond.store.eviction.forwarding import Forwarder, Moved
 from millpond.store.eviction.making_room import Eviction
 from millpond.store.eviction.sweeping import PromiseLock, Sweeper
 from millpond.store.index import Entry, SegmentRow
+from millpond.store.room import departing
 from millpond.store.room.departing import Departing
 from millpond.store.segment_store import SegmentStore
 from millpond.store.segments.durability import Durability
@@ -221,18 +222,22 @@ class Site:
 
 def watch_entries(site: Site, patch: pytest.MonkeyPatch) -> None:
     """Whenever a segment goes, nothing is listed in it any more (I3)."""
-    real = os.unlink
+    real = {"rename": os.rename, "unlink": os.unlink}
 
-    def unlink(path: str | os.PathLike[str], **named: int) -> None:
-        number = segment_number(os.path.basename(path))
-        if number is not None:
-            index = site.one.index
-            with index.reading() as txn:
-                listed = [key for key, value in txn.cursor(index.blobs) if Entry.decode(value).segment == number]
-            assert not listed, "entries go before bytes do"
-        real(path, **named)
+    def watched(name: str) -> Callable[..., None]:
+        def goes(path: str | os.PathLike[str], *more: Any, **named: Any) -> None:
+            number = segment_number(os.path.basename(path))
+            if number is not None:
+                index = site.one.index
+                with index.reading() as txn:
+                    listed = [key for key, value in txn.cursor(index.blobs) if Entry.decode(value).segment == number]
+                assert not listed, "entries go before bytes do"
+            real[name](path, *more, **named)
 
-    patch.setattr(os, "unlink", unlink)
+        return goes
+
+    for name in real:
+        patch.setattr(os, name, watched(name))
 
 
 def watch_copies(patch: pytest.MonkeyPatch) -> None:
@@ -299,13 +304,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     pauses.after(Forwarder, "point", "having pointed")
     pauses.after(Sweeper, "_mark", "having marked")
     pauses.after(Sweeper, "_delete_listed", "having deleted")
-    pauses.after(Departing, "depart", "having unlinked")
+    pauses.after(Departing, "depart", "having hidden it")
     return pauses
 
 
 @pytest.fixture
 def site(tmp_path: Path, pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     time = Time()
+    monkeypatch.setattr(departing, "_PARTING_SECONDS", 0)  # nobody lets go of anything while others have their turn
     with upkept(tmp_path / "repo", quota_bytes=QUOTA_BYTES, clock=time) as one:
         site = Site(one, time, pauses)
         watch_entries(site, monkeypatch)
@@ -625,7 +631,7 @@ def test_without_its_fence_it_would_break_one(site: Site, monkeypatch: pytest.Mo
         succeed_at_each_step(site)
 
 
-@pytest.mark.parametrize("step", ["_delete", "_unlink"])
+@pytest.mark.parametrize("step", ["_delete", "_hide"])
 def test_what_could_not_be_finished_is_finished_by_the_next_round(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -653,7 +659,7 @@ def test_what_a_killed_command_was_removing_is_removed_by_upkeep(site: Site, mon
         upkeep = eviction(site.one.parts, opened)
         upkeep.run()
         with monkeypatch.context() as killing:
-            killing.setattr(Sweeper, "_unlink", refuse)
+            killing.setattr(Sweeper, "_hide", refuse)
             with pytest.raises(OSError, match="bad disk"):
                 site.evict()
         now += 60

@@ -84,9 +84,9 @@ class ReadOnlyStore:
         """Whether one is held."""
         return EMPTY in digests or bool(self._lookup.held(digests))
 
-    def drop_unlinked(self) -> None:
+    def drop_departed(self) -> None:
         """Let go of segments that were evicted, by whoever may."""
-        self._files.drop_unlinked()
+        self._files.drop_departed()
 
     def close(self) -> None:
         """Let files go."""

@@ -263,7 +263,7 @@ class SegmentStore:
             try:
                 if not ticks % _TICKS_PER_COUNT:
                     self._tell_counts()
-                self._files.drop_unlinked()
+                self._files.drop_departed()
                 if not ticks % _TICKS_PER_FLUSH:
                     self._touches.flush()
                     self._index_writer.flush()

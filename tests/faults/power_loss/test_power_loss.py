@@ -59,7 +59,7 @@ def test_an_acknowledged_name_survives_a_power_loss_at_any_moment(lives: Recordi
 
 
 def test_an_acknowledged_name_survives_while_others_are_evicted(eviction: Recording, tmp_path: Path) -> None:
-    removed = [call for call in eviction.calls if call.name == "unlink" and call.strings[0].endswith(b".seg")]
+    removed = [call for call in eviction.calls if call.name == "rename" and call.strings[0].endswith(b".seg")]
     assert len(removed) > 10
     tally = survives(eviction, choose(eviction, CUTS // 4, SEED), tmp_path)
     assert tally.names > CUTS
@@ -114,7 +114,7 @@ def test_a_sync_that_eviction_forgets_before_it_removes_is_found(
     upkeep = {
         processes[call.thread]
         for call in eviction.calls
-        if call.name == "unlink" and call.strings[0].endswith(b".seg") and not call.failed
+        if call.name == "rename" and call.strings[0].endswith(b".seg") and not call.failed
     }
     planted = eviction.without(lambda call: is_sync_of(what, call) and processes[call.thread] in upkeep)
     assert len(planted.calls) < len(eviction.calls)

@@ -225,7 +225,7 @@ def test_a_reader_that_has_begun_finishes_when_the_segment_goes(repository: Repo
     with repository.store.open(digest) as opened:
         assert bytes(opened.chunk(0)) == LARGE[:MIB]
         repository.segment(repository.entry(digest).segment).unlink()
-        repository.store._files.drop_unlinked()
+        repository.store._files.drop_departed()
         assert b"".join(bytes(opened.chunk(i)) for i in range(4)) == LARGE
 
 

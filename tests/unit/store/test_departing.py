@@ -1,4 +1,4 @@
-"""What is unlinked is charged until nobody has it open."""
+"""What is evicted is charged until nobody has it open."""
 
 import errno
 import fcntl
@@ -38,6 +38,9 @@ class Leaving(Scene):
     def charged_bytes(self) -> int:
         with self.index.reading() as txn:
             return int.from_bytes(txn.get(b"used", bytes(8), db=self.index.space), "little")
+
+    def files(self) -> list[Path]:
+        return sorted(Path(self.space.segments).iterdir())
 
     def going(self) -> list[int]:
         with self.index.reading() as txn:
@@ -90,20 +93,63 @@ def test_a_file_that_is_gone_and_one_that_departs_twice_are_free(leaving: Leavin
     assert leaving.charged_bytes == 0
 
 
-def test_a_successor_frees_what_was_unlinked_and_leaves_alone_what_was_not(leaving: Leaving) -> None:
-    unlinked, there = leaving.segment(1), leaving.segment(2)
-    leaving.do(lambda txn: [leaving.space.going(txn, number) for number in (1, 2)])
-    unlinked.unlink()  # and here the process died
+def test_a_successor_goes_on_waiting_for_whoever_still_reads(leaving: Leaving) -> None:
+    paths = [leaving.segment(number) for number in (1, 2)]
+    descriptor = os.open(paths[0], os.O_RDONLY)
+    leaving.depart(1)
+    os.close(leaving.departing._leaving.pop(1).descriptor)  # here the process was killed
     successor = Departing(leaving.space, leaving.writer)
+    assert successor.take_over() == 0
+    assert (leaving.charged_bytes, leaving.going()) == (2 * 64 * KIB, [1])
+    os.close(descriptor)
     assert successor.collect() == 64 * KIB
+    assert (leaving.charged_bytes, leaving.going()) == (64 * KIB, [])
+    assert [path.name for path in leaving.files()] == [paths[1].name]
+    successor.close()
+
+
+def test_a_successor_frees_what_is_gone_and_leaves_alone_what_has_its_name(leaving: Leaving) -> None:
+    gone, there = leaving.segment(1), leaving.segment(2)
+    leaving.do(lambda txn: [leaving.space.going(txn, number) for number in (1, 2)])
+    gone.unlink()  # and here the process died
+    successor = Departing(leaving.space, leaving.writer)
+    assert successor.take_over() == 64 * KIB
     assert there.exists()
     assert leaving.going() == [2]
     successor.depart({2: str(there)})
     assert leaving.charged_bytes == 0
+    assert not leaving.files()
     successor.close()
 
 
-def test_nothing_is_unlinked_that_the_ledger_could_not_be_told_of(leaving: Leaving) -> None:
+def test_where_no_longer_name_fits_a_segment_goes_all_the_same(
+    leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.ENOSPC, "no block for a longer name")
+
+    path = leaving.segment(1)
+    with path.open() as reader:
+        monkeypatch.setattr(departing_module.os, "rename", refuse)
+        leaving.depart(1)
+        assert not leaving.files()
+        assert leaving.charged_bytes == 64 * KIB
+        assert reader.fileno()
+    assert leaving.departing.collect() == 64 * KIB
+
+
+def test_at_the_end_readers_get_a_moment_and_the_rest_is_left_to_a_successor(leaving: Leaving) -> None:
+    path = leaving.segment(1)
+    with path.open():
+        leaving.depart(1)
+        leaving.departing.close()
+        assert leaving.charged_bytes == 64 * KIB
+    successor = Departing(leaving.space, leaving.writer)
+    assert successor.take_over() == 64 * KIB
+    assert not leaving.files()
+
+
+def test_nothing_goes_that_the_ledger_could_not_be_told_of(leaving: Leaving) -> None:
     path = leaving.segment(1)
     leaving.writer.close()
     with pytest.raises(NotReady):

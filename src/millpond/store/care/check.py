@@ -23,7 +23,7 @@ from millpond.store.index import ENTRY, Entry, Index, SegmentRow, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.space import Space
 from millpond.store.room.taken import file_bytes
-from millpond.store.segments.files import SegmentFile, segment_name, segment_number
+from millpond.store.segments.files import SegmentFile, departed_segments, segment_name, segment_number
 from millpond.store.segments.format import (
     FOOTER_END_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -283,8 +283,11 @@ class StoreCheck:
         """Files that nobody lists and nobody has open."""
         with self._index.reading() as txn:
             listed = {number for number, _ in self._index.all_segments(txn)}
+        departed = {path for _, path in departed_segments(self._layout.segments)}
         for entry in _files(self._layout.segments):
             number = segment_number(entry.name)
+            if entry.path in departed:
+                continue  # upkeep sees to it
             if number is None or number not in listed:
                 self._orphan(entry, number, "the index does not know it", _IN_THE_MAKING_MS)
         for entry in _files(self._layout.uploads):

@@ -125,6 +125,7 @@ class Eviction:
         finished = self._sweeper.finish()
         if finished:
             log.info("%d segments whose removal was interrupted are gone", finished)
+        self._departing.take_over()
 
     def _round(self) -> float:
         self._let_go()

@@ -6,7 +6,7 @@
    would go was used or promised meanwhile, itself or through a name, the segment is let go, or 1 is done again; else it
    is *sweeping* from now on, which is as good as missing for whoever looks.
 3. **Delete** the entries that still point here, a thousand per transaction (I3).
-4. **Unlink** the file, and forget the segment.
+4. **Hide** the file, and forget the segment; its bytes go when nobody reads them any more.
 
 Whoever comes after a kill finds copies that nobody points to (removed), or a sweeping segment (finished).
 
@@ -187,7 +187,7 @@ class Sweeper:
             copied += kept_bytes
             if self._mark(number, going, rule, touches):
                 self._delete(number, going)
-                self._unlink(number)
+                self._hide(number)
                 return Swept(End.GONE, file_bytes - copied, copied, len(going), youngest_ms)
         return Swept(End.LET_GO, copied_bytes=copied)
 
@@ -197,7 +197,7 @@ class Sweeper:
             numbers = [number for number, row in self._index.all_segments(txn) if row.state is SegmentState.SWEEPING]
         for number in numbers:
             self._delete(number, self._listed(number))
-            self._unlink(number)
+            self._hide(number)
         return len(numbers)
 
     def drop_listed(self, number: int) -> int:
@@ -364,7 +364,7 @@ class Sweeper:
                     index.put_segment(txn, number, left)
             self._uses.forget(gone)
 
-    def _unlink(self, number: int) -> None:
+    def _hide(self, number: int) -> None:
         self._files.drop(number)  # or we would be the reader for whom its blocks are kept
         self._departing.depart({number: self._path(number)})
         with self._index.env.begin(write=True) as txn:

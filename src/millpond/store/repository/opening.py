@@ -32,6 +32,7 @@ from millpond.store.room.quota import GIVEN, MEASURED, StoredQuota, quota_in
 from millpond.store.room.refusals import FILE_BYTES
 from millpond.store.room.space import Space
 from millpond.store.room.taken import file_bytes
+from millpond.store.segments.files import departed_segments
 from millpond.store.segments.rebuild import rebuild, segment_paths
 
 log = logging.getLogger(__name__)
@@ -304,6 +305,8 @@ def _tidy(layout: Layout, index: Index) -> None:
             used[number] = file_bytes(path)
         else:
             os.unlink(path)
+    for _, path in departed_segments(layout.segments):
+        os.unlink(path)
     logs = sorted(os.scandir(layout.touch), key=lambda entry: entry.name)
     for log_file in logs[:-_KEPT_TOUCH_LOGS]:
         os.unlink(log_file.path)

@@ -1,9 +1,12 @@
 """Segments that go: their names first, their bytes when the last reader has let go.
 
 A reader that has begun finishes (I5), and every process keeps segments open for a while after it read them; so a file
-whose name is gone may still take its blocks. The rule: it is charged until nobody has it open, or ``df`` would exceed the
-quota by whatever is being read. Whether somebody has is asked of the kernel: a write lease is only given on a file that
-nobody else has open (fcntl(2), F_SETLEASE).
+that nobody can find any more may still take its blocks. The rule: it is charged until nobody has it open, or ``df`` would
+exceed the quota by whatever is being read. Whether somebody has is asked of the kernel: a write lease is only given on a
+file that nobody else has open (fcntl(2), F_SETLEASE).
+
+Until then it lies there under a name that no reader looks for, so that a successor can ask as well, however its
+predecessor ended.
 """
 
 import errno
@@ -11,17 +14,23 @@ import fcntl
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from millpond.core.errors import MillpondError
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.room.space import Space
+from millpond.store.segments.files import departed_path, departed_segments
 
 _BLIND_SECONDS = 1.0
 """Where the file system gives no leases: caches of descriptors are cleared sooner than this."""
+_PARTING_SECONDS = 0.3
+"""Servers let go of what they do not read several times in this."""
 
 
 @dataclass(slots=True)
-class _Nameless:
+class _Leaving:
+    path: str
     descriptor: int
     since: float = field(default_factory=time.monotonic)
 
@@ -36,22 +45,21 @@ class _Nameless:
 
 
 class Departing:
-    """The nameless segments of one upkeep process. Not for several threads."""
+    """The segments that are leaving, as one upkeep process knows them. Not for several threads."""
 
     def __init__(self, space: Space, index_writer: GroupWriter) -> None:
         self._space = space
         self._index_writer = index_writer
-        self._nameless: dict[int, _Nameless] = {}
-        self._took_over = False
+        self._leaving: dict[int, _Leaving] = {}
 
     def __len__(self) -> int:
-        return len(self._nameless)
+        return len(self._leaving)
 
     def depart(self, segments: Mapping[int, str]) -> None:
-        """Unlink segments (number to path) none of whose blobs is listed any more. Files that are gone are fine.
+        """Let segments (number to path) go, none of whose blobs is listed any more. Files that are gone are fine.
 
         Raises:
-            MillpondError: the index could not be written. Nothing was unlinked.
+            MillpondError: the index could not be written. Nothing was renamed.
         """
 
         def going(txn: Transaction) -> None:
@@ -59,38 +67,49 @@ class Departing:
                 self._space.going(txn, number)
 
         self._index_writer.run(going)  # first, so that a successor knows
-        gone: list[int] = []
         for number, path in segments.items():
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if number not in self._nameless:
-                    gone.append(number)
-                continue
-            os.unlink(path)
-            self._nameless[number] = _Nameless(descriptor)
-        self._free(gone)
+            self._hide(number, path)
+        self._free([number for number in segments if number not in self._leaving])
         self.collect()
+
+    def _hide(self, number: int, path: str) -> None:
+        departed = departed_path(path)
+        try:
+            os.rename(path, departed)
+        except FileNotFoundError:
+            pass  # it may have that name already
+        except OSError:  # the disk is so full that a longer name needs a block it does not have
+            self._know(number, path)
+            os.unlink(path)
+        self._know(number, departed)
+
+    def _know(self, number: int, path: str) -> None:
+        if number not in self._leaving:
+            with suppress(FileNotFoundError):
+                self._leaving[number] = _Leaving(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def collect(self) -> int:
         """Free what nobody has open any more; how many bytes that were."""
-        freed = 0 if self._took_over else self._take_over()
-        gone = [number for number, file in self._nameless.items() if file.is_only_ours()]
+        gone = [number for number, file in self._leaving.items() if file.is_only_ours()]
         for number in gone:
-            os.close(self._nameless.pop(number).descriptor)  # the last one: its blocks return
-        return freed + self._free(gone)
+            file = self._leaving.pop(number)
+            with suppress(FileNotFoundError):
+                os.unlink(file.path)
+            os.close(file.descriptor)  # the last one: its blocks return
+        return self._free(gone)
 
-    def _take_over(self) -> int:
-        """Free what an earlier upkeeper unlinked: nobody can tell any more who still has it open."""
+    def take_over(self) -> int:
+        """Go on with what another process let go and did not see out; how many bytes could be freed at once."""
+        for number, path in departed_segments(self._space.segments):
+            self._know(number, path)
 
         def apply(txn: Transaction) -> int:
-            theirs = set(self._space.going_segments(txn)) - self._nameless.keys()
+            theirs = set(self._space.going_segments(txn)) - self._leaving.keys()
             gone = [number for number in theirs if not os.path.exists(self._space.segment_path(number))]
             return sum(self._space.free(txn, number) for number in gone)
 
         freed: int = self._index_writer.run(apply)
-        self._took_over = True
-        return freed
+        return freed + self.collect()
 
     def _free(self, numbers: Sequence[int]) -> int:
         if not numbers:
@@ -98,7 +117,13 @@ class Departing:
         return self._index_writer.run(lambda txn: sum(self._space.free(txn, number) for number in numbers))
 
     def close(self) -> None:
-        """Let go; what was not freed is freed by the next upkeeper."""
-        for file in self._nameless.values():
+        """Wait a moment for readers to let go; what they still hold is freed by the next upkeeper."""
+        until = time.monotonic() + _PARTING_SECONDS
+        with suppress(MillpondError):
+            self.collect()
+            while self._leaving and time.monotonic() < until:
+                time.sleep(_PARTING_SECONDS / 10)
+                self.collect()
+        for file in self._leaving.values():
             os.close(file.descriptor)
-        self._nameless.clear()
+        self._leaving.clear()

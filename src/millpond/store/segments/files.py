@@ -1,16 +1,19 @@
 """Descriptors of segments, shared by all readers of a process.
 
 Segment numbers are never reused (I9), so a cached descriptor can never mean another file. A reader keeps the file it
-holds open for as long as it reads, even after it was unlinked (I5).
+holds open for as long as it reads, even after it was evicted (I5).
 """
 
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from millpond.core import limits
 from millpond.store.failures import told_of_reading
 from millpond.store.segments.format import SEGMENT_HEADER_BYTES, SegmentHeader
+
+_DEPARTED = ".gone"
 
 
 def segment_name(number: int) -> str:
@@ -27,6 +30,19 @@ def segment_number(name: str) -> int | None:
         return int(stem, 16)
     except ValueError:
         return None
+
+
+def departed_path(path: str) -> str:
+    """What a segment at ``path`` is called once nobody may find it any more (``store.room.departing``)."""
+    return path + _DEPARTED
+
+
+def departed_segments(directory: str) -> Iterator[tuple[int, str]]:
+    """The number and path of every segment that is only there for those who read it."""
+    for name in os.listdir(directory):
+        number = segment_number(name.removesuffix(_DEPARTED))
+        if number is not None and name.endswith(_DEPARTED):
+            yield number, os.path.join(directory, name)
 
 
 class SegmentFile:
@@ -75,7 +91,7 @@ class SegmentFiles:
                 self._files.move_to_end(number)
                 return held
         try:
-            fresh = SegmentFile(os.path.join(self.directory, segment_name(number)), number)
+            fresh = SegmentFile(self._path(number), number)
         except FileNotFoundError:
             raise
         except OSError as failure:
@@ -86,23 +102,26 @@ class SegmentFiles:
                 self._files.popitem(last=False)
         return held
 
+    def _path(self, number: int) -> str:
+        return os.path.join(self.directory, segment_name(number))
+
     def drop(self, number: int) -> None:
         """Let go of one."""
         with self._guard:
             self._files.pop(number, None)
 
-    def drop_unlinked(self) -> None:
+    def drop_departed(self) -> None:
         """Let go of files that were evicted, so that their space returns as soon as nobody reads them.
 
         Cheap while none was: nothing is looked at unless the directory has changed.
         """
         changed_ns = os.stat(self.directory).st_mtime_ns
-        # Twice the same: a file that was opened before it was unlinked may have been added just after the last look.
+        # Twice the same: a file that was opened before it went may have been added just after the last look.
         if self._changed_ns == [changed_ns] * 2:
             return
         self._changed_ns = [self._changed_ns[1], changed_ns]
         with self._guard:
-            gone = [number for number, file in self._files.items() if not os.fstat(file.descriptor).st_nlink]
+            gone = [number for number in self._files if not os.path.exists(self._path(number))]
             dropped = [self._files.pop(number) for number in gone]
         del dropped
 

@@ -75,11 +75,13 @@ class ServerProcess:
         return f"{' '.join(self.command)}\n--- its stdout\n{self.stdout}--- its stderr\n{self.stderr}"
 
     def _group_lives(self) -> bool:
+        """Whether a process of it runs. One that has ended and waits for its parent does not: who adopted it may take a
+        second to look."""
         try:
             os.killpg(self._process.pid, 0)
         except ProcessLookupError:
             return False
-        return True
+        return any(_runs_in(self._process.pid, pid) for pid in os.listdir("/proc") if pid.isdigit())
 
 
 class Millpond(ServerProcess):
@@ -127,6 +129,14 @@ class BuildboxCasd(ServerProcess):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+def _runs_in(group: int, pid: str) -> bool:
+    try:
+        fields = Path("/proc", pid, "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in ("Z", "X") and int(fields[2]) == group  # proc(5): state, ppid, pgrp
 
 
 def free_port() -> int:

@@ -16,26 +16,30 @@ from pathlib import Path
 import pytest
 
 DEADLINE_SECONDS = 30
-GONE_SECONDS = 1.0
-"""The promise: workers end within a second when the supervisor is killed."""
+SOON_SECONDS = 5.0
+"""What must not wait for anything. Without the code that sees to it, it would take minutes; a busy machine may take seconds
+for what a quiet one does at once."""
 
 _SUPERVISOR = """
-import logging, sys
+import os, sys
 from pathlib import Path
+from millpond import supervisor
 from millpond.cli.running import run_command
 from millpond.config.logs import set_up_logging
 from millpond.config.settings import Listener, LogLevel, Settings
-from millpond.supervisor import supervise
 import click
+
+supervisor._GRACE_SECONDS = 1.0
 
 def announce(listeners, quota):
     print("ready", len(listeners), quota, flush=True)
 
 @click.command()
 def run():
-    settings = Settings(repo=Path("repo").absolute(), listeners=(Listener("127.0.0.1", 0),), workers=2, drain_seconds=1)
+    listeners, drain_seconds = (Listener("127.0.0.1", 0),), float(os.environ["DRAIN_SECONDS"])
+    settings = Settings(repo=Path("repo").absolute(), listeners=listeners, workers=2, drain_seconds=drain_seconds)
     set_up_logging(LogLevel.INFO, "supervisor")
-    return supervise(settings, announce=announce, command=[sys.executable, "worker.py"])
+    return supervisor.supervise(settings, announce=announce, command=[sys.executable, "worker.py"])
 
 run_command(run, "program")
 """
@@ -63,18 +67,28 @@ run(role, int(sys.argv[2]), int(sys.argv[3]), keep_up if role is Role.UPKEEP els
 class Supervised:
     """A supervisor whose two workers run ``body``; their process ids are in files."""
 
-    def __init__(self, directory: Path, body: str) -> None:
+    def __init__(self, directory: Path, body: str, *, drain_seconds: float = 1) -> None:
         self.directory = directory
         (directory / "worker.py").write_text(_WORKER % textwrap.indent(textwrap.dedent(body), "    "))
         (directory / "supervisor.py").write_text(_SUPERVISOR)
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "supervisor.py"], cwd=directory, stdout=out, stderr=err, start_new_session=True
+                [sys.executable, "supervisor.py"],
+                cwd=directory,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                env={**os.environ, "DRAIN_SECONDS": f"{drain_seconds}"},
             )
 
     @property
     def err(self) -> str:
         return (self.directory / "err").read_text()
+
+    @property
+    def said(self) -> str:
+        """What it said on standard error, but for what it says when opening takes long, which is the machine's doing."""
+        return self.err.removeprefix(f"opening {self.directory}/repo …\n")
 
     @property
     def workers(self) -> list[int]:
@@ -98,15 +112,15 @@ class Supervised:
         self.process.wait()
 
 
-RunWorkers = Callable[[str], Supervised]
+RunWorkers = Callable[..., Supervised]
 
 
 @pytest.fixture
 def run_workers(tmp_path: Path) -> Iterator[RunWorkers]:
     started: list[Supervised] = []
 
-    def start(body: str) -> Supervised:
-        started.append(Supervised(tmp_path, body))
+    def start(body: str, *, drain_seconds: float = 1) -> Supervised:
+        started.append(Supervised(tmp_path, body, drain_seconds=drain_seconds))
         return started[-1]
 
     yield start
@@ -125,7 +139,7 @@ def lives(pid: int) -> bool:
 def test_a_refusal_of_the_first_start_is_one_sentence_and_status_2(run_workers: RunWorkers) -> None:
     server = run_workers("raise RefusedToStart('the repository is\\nof a newer format: use a newer Millpond')")
     assert server.wait() == 2
-    assert server.err == "program: the repository is of a newer format: use a newer Millpond\n"
+    assert server.said == "program: the repository is of a newer format: use a newer Millpond\n"
 
 
 def test_one_worker_that_refuses_takes_the_others_along(run_workers: RunWorkers) -> None:
@@ -144,7 +158,7 @@ def test_one_worker_that_refuses_takes_the_others_along(run_workers: RunWorkers)
 def test_a_bug_at_the_first_start_is_a_sentence_and_status_1(run_workers: RunWorkers) -> None:
     server = run_workers("raise KeyError('what')")
     assert server.wait() == 1
-    assert re.fullmatch(r"program: worker [01] failed \(KeyError: 'what'\): --log-level trace says more\n", server.err)
+    assert re.fullmatch(r"program: worker [01] failed \(KeyError: 'what'\): --log-level trace says more\n", server.said)
 
 
 def test_a_worker_that_dies_without_a_word_at_the_first_start_is_status_1(run_workers: RunWorkers) -> None:
@@ -170,13 +184,14 @@ def test_a_crash_before_all_are_ready_has_the_index_made_anew_once(run_workers: 
 def test_a_worker_that_keeps_dying_is_started_less_and_less_often(run_workers: RunWorkers) -> None:
     server = run_workers("""
         ready('1 GB')
-        await asyncio.sleep(1.5 if not Path("all").exists() else 0)
-        Path("all").touch()
+        while not Path("all").exists():
+            await asyncio.sleep(0.01)
         if worker == 0:
             os._exit(7)
         await stop.wait()
     """)
     server.await_ready()
+    (server.directory / "all").touch()
     server.await_text("err", r"0\.8 seconds")
     waits = re.findall(r"worker 0 ended with status 7; starting it again in (\S+) seconds", server.err)
     assert waits == ["0.1", "0.2", "0.4", "0.8"]
@@ -257,7 +272,7 @@ def test_workers_do_not_outlive_the_supervisor(run_workers: RunWorkers, body: st
     server.await_ready()
     workers = server.workers
     os.kill(server.process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + GONE_SECONDS
+    deadline = time.monotonic() + SOON_SECONDS
     while any(map(lives, workers)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(lives, workers))
@@ -269,30 +284,31 @@ def test_a_worker_that_does_not_stop_is_killed_after_the_drain(run_workers: RunW
     begin = time.monotonic()
     server.process.terminate()
     assert server.wait() == 0
-    assert 6 <= time.monotonic() - begin < 10  # a second to drain, five to close
+    assert time.monotonic() - begin >= 2  # a second to drain, one to close
     assert "did not end in time and are cut off" in server.err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_second_signal_ends_now(run_workers: RunWorkers, number: signal.Signals, status: int) -> None:
-    server = run_workers("ready('1 GB')\nawait asyncio.sleep(1000)")
+    server = run_workers("ready('1 GB')\nawait asyncio.sleep(1000)", drain_seconds=1000)
     server.await_ready()
     server.process.send_signal(number)
-    server.await_text("err", "stopping; running transfers get up to 1 s\n")
+    server.await_text("err", "stopping; running transfers get up to 1000 s\n")
     server.process.send_signal(number)
-    begin = time.monotonic()
     assert server.wait() == status
-    assert time.monotonic() - begin < 1
     assert not any(map(lives, server.workers))
 
 
 def test_a_terminal_that_interrupts_the_whole_group_interrupts_no_transfer(run_workers: RunWorkers) -> None:
-    server = run_workers("""
+    server = run_workers(
+        """
         ready('1 GB')
         await stop.wait()
         await asyncio.sleep(0.5)
         Path(f"finished-{worker}").touch()
-    """)
+    """,
+        drain_seconds=60,
+    )
     server.await_ready()
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.wait() == 0
@@ -301,9 +317,10 @@ def test_a_terminal_that_interrupts_the_whole_group_interrupts_no_transfer(run_w
 
 def test_the_greeting_is_told_what_the_first_worker_knows(run_workers: RunWorkers) -> None:
     server = run_workers("""
-        if worker == 1:
-            await asyncio.sleep(0.5)
+        while worker == 1 and not Path("told").exists():
+            await asyncio.sleep(0.01)
         ready(f"{worker + 1} GB")
+        Path("told").touch()
         await stop.wait()
     """)
     server.await_text("out", r"ready 1 1 GB\n")
@@ -312,11 +329,16 @@ def test_the_greeting_is_told_what_the_first_worker_knows(run_workers: RunWorker
 
 
 def test_opening_that_takes_long_is_said_once_and_no_earlier(run_workers: RunWorkers) -> None:
+    begin = time.monotonic()
     server = run_workers("""
-        await asyncio.sleep(3)
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
         ready('1 GB')
         await stop.wait()
     """)
+    server.await_text("err", "opening")
+    assert time.monotonic() - begin >= 1
+    (server.directory / "go").touch()
     server.await_ready()
     assert server.err == f"opening {server.directory}/repo …\n"
     server.process.terminate()
@@ -328,7 +350,7 @@ def test_the_end_is_said_at_its_beginning_and_when_it_is_over(run_workers: RunWo
     server.await_ready()
     server.process.terminate()
     assert server.wait() == 0
-    assert server.err == "SIGTERM: stopping; running transfers get up to 1 s\nstopped\n"
+    assert server.said == "SIGTERM: stopping; running transfers get up to 1 s\nstopped\n"
 
 
 def test_a_stop_before_the_server_is_ready_is_not_a_failure(run_workers: RunWorkers) -> None:

@@ -45,12 +45,16 @@ def start(repo: Path, *flags: str, within: Sequence[str] = ()) -> subprocess.Com
     return subprocess.run([*command, *flags, str(repo)], capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
+def sentences(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """What it said on standard error, but for what it says when opening takes long, which is the machine's doing."""
+    return [line for line in ended.stderr.splitlines() if not line.startswith("opening ")]
+
+
 def refusal(repo: Path, *flags: str, within: Sequence[str] = ()) -> str:
     """The sentence of a server that does not start, and touches nothing."""
     before = snapshot(repo)
     ended = start(repo, *flags, within=within)
-    assert (ended.returncode, ended.stdout) == (2, ""), ended
-    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert (ended.returncode, ended.stdout, len(sentences(ended))) == (2, "", 1), ended
     assert snapshot(repo) == before
     return ended.stderr
 
@@ -114,7 +118,7 @@ def test_the_store_of_a_real_casd_is_recognised(site: BuildSite) -> None:
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "repo").symlink_to(tmp_path / "nowhere")
     ended = start(tmp_path / "repo")
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert (ended.returncode, len(sentences(ended))) == (2, 1)
     assert "is not a directory" in ended.stderr
     assert not (tmp_path / "nowhere").exists()
 
@@ -122,7 +126,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = start(tmp_path / "file" / "repo")
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert (ended.returncode, len(sentences(ended))) == (2, 1)
     assert str(tmp_path / "file") in ended.stderr
 
 
@@ -135,7 +139,7 @@ def test_names_of_a_newer_format_are_refused(site: BuildSite) -> None:
             transaction.put(b"names_format", b"2", db=table)
     before = snapshot(repo / "names" / "data.mdb"), snapshot(repo / "segments")
     ended = start(repo, "--enable-push")
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended
+    assert (ended.returncode, len(sentences(ended))) == (2, 1), ended
     assert "format 2" in ended.stderr
     assert (snapshot(repo / "names" / "data.mdb"), snapshot(repo / "segments")) == before
 
@@ -192,7 +196,7 @@ def test_a_repository_in_use_by_processes_we_cannot_share_it_with(
         client.put(b"in use")
     before = {path: what for path, what in snapshot(repo).items() if "/touch" not in path}
     ended = start(repo, *flags, within=[*EVERYTHING, *within])
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended
+    assert (ended.returncode, ended.stdout, len(sentences(ended))) == (2, "", 1), ended
     assert words in ended.stderr
     assert {path: what for path, what in snapshot(repo).items() if "/touch" not in path} == before
 
@@ -203,7 +207,7 @@ def test_a_repository_of_another_user_is_refused_in_a_sentence(site: BuildSite) 
     repo = site.place("repo")
     site.server("--enable-push", repo=repo)
     ended = start(repo, within=within)
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended
+    assert (ended.returncode, ended.stdout, len(sentences(ended))) == (2, "", 1), ended
     assert "user" in ended.stderr or "denied" in ended.stderr
 
 

@@ -92,17 +92,18 @@ class Tree:
                 descriptor = self.open_directory(f"{top}/{below}")
             except Left as why:
                 if why.reason is not Reason.VANISHED:
-                    yield Found(below or ".", 0, 0, why.reason)
+                    yield Found(_spoken(below) or ".", 0, 0, why.reason)
                 continue
             try:
-                for entry in os.scandir(descriptor):
-                    path = f"{below}/{entry.name}" if below else entry.name
-                    if entry.is_dir(follow_symlinks=False) and path.count("/") < _DEPTH:
-                        waiting.append(path)
-                    elif (found := _found(entry, path)) is not None:
-                        yield found
+                with os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        path = f"{below}/{entry.name}" if below else entry.name
+                        if entry.is_dir(follow_symlinks=False) and path.count("/") < _DEPTH:
+                            waiting.append(path)
+                        elif (found := _found(entry, path)) is not None:
+                            yield found
             except OSError as failure:
-                yield Found(below or ".", 0, 0, left(failure).reason)
+                yield Found(_spoken(below) or ".", 0, 0, left(failure).reason)
             finally:
                 os.close(descriptor)
 
@@ -163,10 +164,13 @@ def _found(entry: "os.DirEntry[str]", path: str) -> Found | None:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
-    is_text = path.isprintable()
-    trouble = None if stat.S_ISREG(status.st_mode) and is_text else Reason.ODD
-    spoken = path if is_text else path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return Found(spoken, status.st_mtime_ns // 1_000_000, status.st_size, trouble)
+    trouble = None if stat.S_ISREG(status.st_mode) and path.isprintable() else Reason.ODD
+    return Found(_spoken(path), status.st_mtime_ns // 1_000_000, status.st_size, trouble)
+
+
+def _spoken(path: str) -> str:
+    """A path as it can be printed."""
+    return path if path.isprintable() else ascii(os.fsencode(path))[2:-1]
 
 
 def left(failure: OSError) -> Left:

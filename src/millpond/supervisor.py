@@ -65,7 +65,7 @@ class _Post:
 
     @property
     def name(self) -> str:
-        return "upkeep" if self.role is Role.UPKEEP else f"{self.role} {self.index}"
+        return f"{self.role} {self.index}" if self.role is Role.WORKER else str(self.role)
 
 
 def supervise(
@@ -76,26 +76,45 @@ def supervise(
 ) -> int:
     """Serve until a signal says otherwise; return the exit status.
 
-    ``announce`` is called once, when every process is ready, with the addresses as they turned out to be and the quota
-    in words. Opening that takes long, and stopping, are told on standard error whatever the log level.
+    ``announce`` is called once, when every process is ready, with the addresses as they turned out to be (those of OSTree
+    last) and the quota in words. Opening that takes long, and stopping, are told on standard error whatever the log level.
 
     Raises:
         RefusedToStart: an address is taken, or the repository cannot be used.
         CannotStart: a process failed before it was ready.
     """
     with ExitStack() as stack:
-        claims: list[Claim] = []
-        for listener in settings.listeners:
-            claims.append(claim(listener))
-            stack.callback(claims[-1].release)
-        _make_repo(settings.repo)
+        claims = _claim_all(settings.listeners, stack)
+        if settings.workers:
+            _make_repo(settings.repo)
         settings = replace(settings, listeners=tuple(one for held in claims for one in held.listeners))
+        if settings.ostree is not None:
+            for_ostree = _claim_all(settings.ostree.listeners, stack)
+            listeners = tuple(one for held in for_ostree for one in held.listeners)
+            settings = replace(settings, ostree=replace(settings.ostree, listeners=listeners))
+            claims += for_ostree
         _raise_file_limit()
-        posts = [_Post(Role.WORKER, index, settings) for index in range(settings.workers)]
-        posts.append(_Post(Role.UPKEEP, 0, settings))
+        posts = _posts(settings)
         supervisor = _Supervisor(posts, command, settings.drain_seconds, lambda: distrust(Layout(str(settings.repo))))
         stack.callback(supervisor.close)
         return supervisor.run(lambda quota: announce([held.shown for held in claims], quota))
+
+
+def _claim_all(listeners: Sequence[Listener], stack: ExitStack) -> list[Claim]:
+    claims: list[Claim] = []
+    for listener in listeners:
+        claims.append(claim(listener))
+        stack.callback(claims[-1].release)
+    return claims
+
+
+def _posts(settings: Settings) -> list[_Post]:
+    posts = [_Post(Role.WORKER, index, settings) for index in range(settings.workers)]
+    if settings.workers:
+        posts.append(_Post(Role.UPKEEP, 0, settings))
+    if settings.ostree is not None:
+        posts.append(_Post(Role.OSTREE, 0, settings))
+    return posts
 
 
 def _make_repo(repo: Path) -> None:
@@ -282,13 +301,14 @@ class _Supervisor:
         post.back_off_seconds = doubled if young and doubled else _BACK_OFF_SECONDS
         post.due_seconds = now + post.back_off_seconds
         _LOG.warning("%s %s; starting it again in %.1f seconds", post.name, how, post.back_off_seconds)
-        self._heed_crash(status, now)
+        if post.role is not Role.OSTREE:  # which has nothing to do with the index
+            self._heed_crash(status, now)
 
     def _on_early_death(self, post: _Post, status: int, how: str) -> None:
         """Before all are ready a death is the end; but a crash may come of damaged pages, which is tried once."""
         if self._waiting_for_all:
             return  # it was we who ended it
-        if -status in _CRASHES and not self._began_anew:
+        if -status in _CRASHES and not self._began_anew and post.role is not Role.OSTREE:
             self._begin_anew(f"{post.name} {how} before it was ready")
             return
         if self._failure is None:

@@ -126,10 +126,11 @@ def main() -> NoReturn:
     # gRPC's older listener takes 26 system calls for an empty call where the newer one takes 35, most of them futexes
     # between threads that Python has no use for: half as many calls again per second.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    from millpond.disk import environment  # LMDB: not for those who test ``run``
-
-    environment.end_when_lost(_end_for_a_fresh_one)
     role, index, report_fd = Role(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if role is not Role.OSTREE:
+        from millpond.disk import environment  # LMDB: not for those who test ``run``
+
+        environment.end_when_lost(_end_for_a_fresh_one)
     run(role, index, report_fd, _role(role))
 
 
@@ -139,6 +140,10 @@ def _role(role: Role) -> Serve:
         from millpond.upkeep import keep_up
 
         return keep_up
+    if role is Role.OSTREE:
+        from millpond import serving_ostree
+
+        return serving_ostree.serve
     from millpond.app import serve
 
     return serve

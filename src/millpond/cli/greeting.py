@@ -5,6 +5,7 @@ The rule: whoever reads only this knows who can write. Nothing here is decided; 
 
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 
 from millpond.config.addresses import is_loopback
@@ -12,30 +13,61 @@ from millpond.config.settings import Listener, Settings
 
 
 def greeting(settings: Settings, listeners: Sequence[Listener], quota: str, *, with_configuration: bool) -> str:
-    """The start-up text. ``listeners`` are the addresses as they turned out to be, ``quota`` is what the store found."""
+    """The start-up text.
+
+    ``listeners`` are the addresses as they turned out to be, those of OSTree last; ``quota`` is what the store found.
+    """
     lines = [f"Millpond {version('millpond')}"]
+    first = len(listeners) - (0 if settings.ostree is None else len(settings.ostree.listeners))
+    listeners, for_ostree = listeners[:first], listeners[first:]
     for listener in listeners:
         lines += [
             f"  {_listening(settings, listener)}",
             *(f"  WARNING: {one}" for one in _warnings(settings, listener)),
         ]
-    lines.append(f"  repository {settings.repo}; quota: {quota}")
-    if with_configuration:
+    if listeners:
+        lines.append(f"  repository {settings.repo}; quota: {quota}")
+    for listener in for_ostree:
+        lines += [
+            f"  {_listening_for_ostree(settings, listener)}",
+            *(f"  WARNING: {one}" for one in _warnings(replace(settings, enable_push=False), listener)),
+        ]
+    if with_configuration and listeners:
         lines += ["", "To use it, paste this into ~/.config/buildstream.conf (BuildStream 2):", ""]
         lines.append(configuration(settings, listeners[0]))
+    elif with_configuration:
+        lines += [
+            "",
+            "To use it, write this into project.conf or ~/.config/buildstream.conf (BuildStream 1.0 and 1.1):",
+            "",
+        ]
+        lines += ["artifacts:", f"  url: {_ostree_url(settings, for_ostree[0])}"]
     return "\n".join(lines) + "\n"
 
 
 def _listening(settings: Settings, listener: Listener) -> str:
-    tls = listener.tls
-    if tls is not None and tls.client_certs is not None:
-        who = f"whoever has a certificate that {tls.client_certs} knows"
-    else:
-        who = "anyone who reaches it"
+    who = _who(listener)
     what = "pull and push" if settings.enable_push else "pull, nobody may push"
     kind = " (names only: --index-only)" if settings.index_only else ""
     names = ", ".join(name or "(default)" for name in settings.instances)
     return f"listening on {listener.url}: {who} may {what}{kind}; instance names: {names}"
+
+
+def _listening_for_ostree(settings: Settings, listener: Listener) -> str:
+    assert settings.ostree is not None
+    url = f"{listener.url}{settings.ostree.path}"
+    return f"listening on {url}: {_who(listener)} may pull from the OSTree repository {settings.ostree.repo}"
+
+
+def _ostree_url(settings: Settings, listener: Listener) -> str:
+    assert settings.ostree is not None
+    return f"{_client_url(listener)}{settings.ostree.path}"
+
+
+def _who(listener: Listener) -> str:
+    if listener.tls is not None and listener.tls.client_certs is not None:
+        return f"whoever has a certificate that {listener.tls.client_certs} knows"
+    return "anyone who reaches it"
 
 
 def _warnings(settings: Settings, listener: Listener) -> list[str]:

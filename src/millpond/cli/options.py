@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from millpond.config.addresses import parse_listen
+from millpond.config.addresses import parse_listen, parse_prefix
 from millpond.config.ages import parse_age
 from millpond.config.dates import parse_until
 from millpond.config.settings import LogLevel, TlsFiles
@@ -69,11 +69,12 @@ AGE = _Parsed("age", parse_age)
 DATE = _Parsed("date", parse_until)
 PATTERN = _Parsed("pattern", check_pattern)
 LISTEN = _Parsed("address", parse_listen)
+PREFIX = _Parsed("path", parse_prefix)
 INSTANCE = _Parsed("name", check_instance)
 FILE = _Parsed("file", _path)
 LOG_LEVEL = click.Choice([level.value for level in LogLevel])
 
-_SHARED = [
+_TLS = [
     click.option(
         "--server-key",
         type=FILE,
@@ -92,6 +93,9 @@ _SHARED = [
         metavar="FILE",
         help="PEM file with the certificates of those who may connect, one after the other; nobody else gets in.",
     ),
+]
+_SHARED = [
+    *_TLS,
     click.option("--enable-push", is_flag=True, help="Let clients store things. Without it they can only read."),
     click.option(
         "--index-only",
@@ -104,6 +108,13 @@ _SHARED = [
 def shared_options(command: _Function) -> _Function:
     """The options that both servers have."""
     for option in reversed(_SHARED):
+        command = option(command)
+    return command
+
+
+def tls_options(command: _Function) -> _Function:
+    """The options about keys, for what has no others in common."""
+    for option in reversed(_TLS):
         command = option(command)
     return command
 

@@ -19,6 +19,7 @@ from millpond.cli.options import (
     tls_files,
     usable_cores,
 )
+from millpond.cli.ostree_serving import ostree_options, ostree_settings
 from millpond.cli.start import start
 from millpond.config.settings import DEFAULT_PORT, Listener, LogLevel, Settings
 from millpond.config.sizes import Quota
@@ -122,6 +123,7 @@ Examples:
     show_default="one per usable core, at most 8",
     help="Number of serving processes. They share the port and the repository.",
 )
+@ostree_options
 @click.option("--log-level", type=LOG_LEVEL, default="info", show_default=True, help="How much to log to stderr.")
 @click.argument("repo", type=REPO, metavar="[REPO]", default="./millpond-data")
 def serve(
@@ -140,13 +142,17 @@ def serve(
     instance: tuple[str, ...],
     no_foreign: bool,  # noqa: FBT001
     workers: int | None,
+    ostree: Path | None,
+    ostree_listen: tuple[tuple[str, int], ...],
+    ostree_prefix: str,
     log_level: str,
     repo: Path,
 ) -> int:
     """``millpond serve``: arguments become settings."""
     addresses = listen or (DEFAULT_LISTEN,)
-    if any(addresses.count(address) > 1 and address[1] for address in addresses):
-        raise click.UsageError("the same --listen address is given twice: leave one out")
+    everywhere = addresses + ostree_listen
+    if any(everywhere.count(address) > 1 and address[1] for address in everywhere):
+        raise click.UsageError("the same address is given twice, to --listen or --ostree-listen: leave one out")
     try:
         tls = tls_files(server_key, server_cert, client_certs)
     except ContradictoryTls as error:
@@ -166,5 +172,6 @@ def serve(
         scrub_rate_bytes=scrub_rate,
         workers=workers or usable_cores(),
         log_level=LogLevel(log_level),
+        ostree=ostree_settings(ostree, ostree_listen, ostree_prefix, tls),
     )
     return start(settings, with_configuration=True)

@@ -23,7 +23,8 @@ def start(settings: Settings, *, with_configuration: bool) -> int:
         RefusedToStart, CannotStart: see :func:`millpond.supervisor.supervise`.
     """
     set_up_logging(settings.log_level, "supervisor")
-    for files in {listener.tls for listener in settings.listeners if listener.tls is not None}:
+    everywhere = (*settings.listeners, *(settings.ostree.listeners if settings.ostree else ()))
+    for files in {listener.tls for listener in everywhere if listener.tls is not None}:
         for warning in load_identity(files).warnings:
             _LOG.warning("%s", warning)
 

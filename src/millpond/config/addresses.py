@@ -22,6 +22,8 @@ from millpond.core.errors import RefusedToStart
 
 EVERY_ADDRESS = frozenset({"*", "::", "0.0.0.0"})  # noqa: S104 — recognised here, chosen only by the user
 _LISTEN = re.compile(r"(?:\[(?P<ipv6>[^\s/@\[\]]+)\]|(?P<name>[^\s/@\[\]:]+))(?::(?P<port>\d{1,5}))?", re.ASCII)
+_PATH = re.compile(r"/(?:[A-Za-z0-9_][-._~A-Za-z0-9]*/)*(?:[A-Za-z0-9_][-._~A-Za-z0-9]*)?", re.ASCII)
+_PATH_CHARS = 1024
 _LOCK_SECONDS = 5.0  # another claimant needs a millisecond
 _FREE_PORT_ATTEMPTS = 10
 
@@ -41,6 +43,17 @@ def parse_listen(text: str) -> tuple[str, int]:
     host = match["name"] or match["ipv6"]
     port = DEFAULT_PORT if match["port"] is None else int(match["port"])
     return ("::" if host in EVERY_ADDRESS else host), port
+
+
+def parse_prefix(text: str) -> str:
+    """A path of plain names to serve below, without a slash at its end; ``/`` for none.
+
+    Raises:
+        ValueError: it is none; the message is for the user.
+    """
+    if len(text) > _PATH_CHARS or not _PATH.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is not a path to serve below: write something like /artifacts, or / for none")
+    return text.rstrip("/") or "/"
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ class Role(StrEnum):
 
     WORKER = "worker"
     UPKEEP = "upkeep"
+    OSTREE = "ostree"
 
 
 class News(StrEnum):

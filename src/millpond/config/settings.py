@@ -59,6 +59,20 @@ class Listener:
         return f"{'http' if self.tls is None else 'https'}://{self.address}"
 
 
+@dataclass(frozen=True, slots=True)
+class OstreeSettings:
+    """An OSTree repository and where it is served over HTTP, below ``prefix`` (``/`` or ``/artifacts``)."""
+
+    repo: Path
+    listeners: tuple[Listener, ...]
+    prefix: str = "/"
+
+    @property
+    def path(self) -> str:
+        """What follows the port in the address that clients write."""
+        return self.prefix.rstrip("/")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One server: a repository, its listeners and what is allowed.
@@ -71,6 +85,7 @@ class Settings:
     free.
     ``pin_share``: of the quota, for what pins may keep. ``warn_age_ms``: an eviction age below it is worth a warning; 0:
     never. ``scrub_days``: every byte is verified once in so many days; 0: never. ``scrub_rate_bytes``: per second, at most.
+    ``workers`` 0: there is no cache, only what ``ostree`` says; ``repo`` is then the same as its.
     """
 
     repo: Path
@@ -90,6 +105,7 @@ class Settings:
     workers: int = 1
     log_level: LogLevel = LogLevel.WARNING
     drain_seconds: float = field(default=limits.DRAIN_SECONDS)
+    ostree: OstreeSettings | None = None
 
     def reserve_bytes(self, file_system_bytes: int) -> int:
         """Free disk space that is left to others, on a file system of this size."""
@@ -122,8 +138,16 @@ class Settings:
                 "quota": None if quota is None else Quota(**quota),
                 "reserve": None if reserve is None else Quota(**reserve),
                 "log_level": LogLevel(values["log_level"]),
+                "ostree": _ostree(values["ostree"]),
             }
         )
+
+
+def _ostree(values: dict[str, Any] | None) -> OstreeSettings | None:
+    if values is None:
+        return None
+    listeners = tuple(_listener(one) for one in values["listeners"])
+    return OstreeSettings(Path(values["repo"]), listeners, values["prefix"])
 
 
 def _listener(values: dict[str, Any]) -> Listener:

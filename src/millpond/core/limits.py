@@ -78,7 +78,8 @@ DRAIN_SECONDS = 30
 # -- HTTP ---------------------------------------------------------------------------------------------------------
 
 HTTP_HEADER_BYTES = 16 * KIB
-"""The most that a request's first line and headers may have together; more is 431. A longest ref is 1 KiB."""
+"""The most of a request's first line and headers that is collected; beyond it requests begin to be refused (431), at twice
+as much all are. A longest ref has 1 KiB."""
 
 HTTP_CONNECTIONS = 1024
 """Connections at once. For one more, that which has waited longest without a request goes; curl keeps 8 per pull."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from millpond.cli.greeting import configuration, greeting
-from millpond.config.settings import Listener, Settings, TlsFiles
+from millpond.config.settings import Listener, OstreeSettings, Settings, TlsFiles
 
 TLS = TlsFiles(Path("/keys/server.key"), Path("/keys/server.crt"))
 MUTUAL = replace(TLS, client_certs=Path("/keys/authorized.crt"))
@@ -119,3 +119,23 @@ def test_of_several_instances_the_first_is_configured_and_the_others_are_explain
 def test_a_private_key_is_never_what_clients_are_told_to_copy() -> None:
     both = TlsFiles(Path("/keys/both.pem"), Path("/keys/both.pem"))
     assert "both.pem" not in configuration(PUSH, replace(HERE, tls=both))
+
+
+OSTREE = OstreeSettings(Path("/srv/artifacts"), (Listener("::", 8080),), "/artifacts")
+
+
+def test_an_ostree_repository_beside_the_cache_has_a_line_of_its_own() -> None:
+    lines = text(replace(PUSH, ostree=OSTREE), HERE, Listener("::", 8080, MUTUAL)).splitlines()
+    (line,) = (line.strip() for line in lines if "OSTree" in line)
+    assert line == (
+        "listening on https://[::]:8080/artifacts: whoever has a certificate that /keys/authorized.crt knows may pull "
+        "from the OSTree repository /srv/artifacts"
+    )
+
+
+def test_an_ostree_repository_alone_is_all_that_is_named_and_its_url_is_printed_to_be_pasted() -> None:
+    alone = Settings(repo=OSTREE.repo, listeners=(), workers=0, ostree=OSTREE)
+    said = greeting(alone, [Listener("::", 8080)], "", with_configuration=True)
+    assert "quota" not in said
+    assert said.count("WARNING") == 1
+    assert said.endswith(f"\n\nartifacts:\n  url: http://{socket.gethostname()}:8080/artifacts\n")

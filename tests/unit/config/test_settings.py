@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from millpond.config.handover import News, Report
-from millpond.config.settings import Listener, LogLevel, Settings, TlsFiles
+from millpond.config.settings import Listener, LogLevel, OstreeSettings, Settings, TlsFiles
 from millpond.config.sizes import Quota
 
 PLAIN = Settings(repo=Path("/repo"), listeners=(Listener("127.0.0.1", 11001),))
@@ -35,6 +35,7 @@ FULL = Settings(
     workers=7,
     log_level=LogLevel.TRACE,
     drain_seconds=1.5,
+    ostree=OstreeSettings(Path("/ostree"), (Listener("::", 4, TlsFiles(Path("/key"), Path("/cert"))),), "/artifacts"),
 )
 UNPRINTABLE = Settings(repo=Path(os.fsdecode(b"/latin-\xe9\n")), listeners=())
 

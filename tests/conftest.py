@@ -1,10 +1,15 @@
-"""What holds for every test."""
+"""What holds for every test, and which tests may run side by side."""
 
-import os
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from millpond.core import seldom
+
+ONE_AFTER_ANOTHER = ("tests/faults/", "tests/system/")
+"""Tests with processes of their own, which want the machine for themselves as far as they can have it."""
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +18,15 @@ def _nothing_is_left_out_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seldom, "REPEAT_SECONDS", 0.0)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Who reads only the end of a run sees what it left out."""
-    if excused := os.environ.get("MILLPOND_SKIP"):
-        terminalreporter.line(f"excused by MILLPOND_SKIP: {excused}")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2``: one process does all of those, one after another, and the other one meanwhile the rest, file by file."""
+    from xdist.scheduler import LoadScopeScheduling  # only there where somebody asked for it
+
+    class Lanes(LoadScopeScheduling):
+        """The largest lane begins first, and that is the one of the slow tests."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return "one after another" if nodeid.startswith(ONE_AFTER_ANOTHER) else nodeid.partition("::")[0]
+
+    return Lanes(config, log)

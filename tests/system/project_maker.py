@@ -18,10 +18,13 @@ class Project:
 
     path: Path
     name: str = "pond"
+    min_version: str | None = "2.0"
+    """What it asks of BuildStream 2; None is a project for BuildStream 1, which does not know the question."""
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True)
-        (self.path / "project.conf").write_text(f"name: {self.name}\nmin-version: 2.0\nelement-path: elements\n")
+        asks = f"min-version: {self.min_version}\n" if self.min_version else ""
+        (self.path / "project.conf").write_text(f"name: {self.name}\n{asks}element-path: elements\n")
         (self.path / "elements").mkdir()
 
     def files(self, element: str) -> Path:
@@ -31,14 +34,15 @@ class Project:
     def add_element(self, element: str, text: str) -> None:
         (self.path / "elements" / element).write_text(text)
 
-    def add_import(self, element: str, contents: Mapping[str, bytes]) -> None:
+    def add_import(self, element: str, contents: Mapping[str, bytes], *, depends: tuple[str, ...] = ()) -> None:
         """An element whose artifact is the files of ``files(element)``, to begin with ``contents``."""
         self.files(element).mkdir(parents=True)
         for name, data in contents.items():
             path = self.files(element) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        self.add_element(element, f"kind: import\nsources:\n- kind: local\n  path: files/{element}\n")
+        upon = "".join(["depends:\n", *(f"- {name}\n" for name in depends)]) if depends else ""
+        self.add_element(element, f"kind: import\n{upon}sources:\n- kind: local\n  path: files/{element}\n")
 
     def add_download(self, element: str, origin: Path) -> None:
         """An element whose source is fetched from elsewhere: from ``origin``, as long as that exists."""

@@ -23,10 +23,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``-n 2``: one process does all of those, one after another, and the other one meanwhile the rest, file by file."""
     from xdist.scheduler import LoadScopeScheduling  # only there where somebody asked for it
 
-    class Lanes(LoadScopeScheduling):
-        """The largest lane begins first, and that is the one of the slow tests."""
+    slow = "one after another"
 
+    class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "one after another" if nodeid.startswith(ONE_AFTER_ANOTHER) else nodeid.partition("::")[0]
+            return slow if nodeid.startswith(ONE_AFTER_ANOTHER) else nodeid.partition("::")[0]
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if slow in self.workqueue:  # it takes longest, so it goes first
+                self.workqueue.move_to_end(slow, last=False)
+            super()._assign_work_unit(node)
 
     return Lanes(config, log)

@@ -120,7 +120,7 @@ class BuildboxCasd(ServerProcess):
         self.port = free_port()
         super().__init__([casd(), f"--bind=127.0.0.1:{self.port}", "--quota-high=1G", "--reserved=0", directory], log)
         deadline = time.monotonic() + START_SECONDS
-        while not _accepts(self.port):
+        while not accepts(self.port):
             if not self.running or time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"{self}\n--- did not get ready")
@@ -146,7 +146,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -2,7 +2,7 @@
 
 ``artifacts/refs/PROJECT/ELEMENT/KEY`` holds an encoded ``buildstream.v2.Artifact``, ``source_protos/…`` a
 ``buildstream.v2.Source``, ``cas/refs/heads/…`` what older clients have pushed (``bst1``), and ``assets/objects`` what
-1.93.5 and 1.93.6 keep instead of the first two (``casd``). Of each the time of change is the last use. The messages move as
+casd keeps for 1.93.5 and 1.93.6, which do not have the first two (``casd``). Of each the time of change is the last use. The messages move as
 they are, with fields that we do not know.
 """
 

@@ -26,12 +26,14 @@ class Kind(StrEnum):
 class _Shape(NamedTuple):
     what: str
     signs: tuple[str, ...]
-    """One of these directories must be there, beside the blobs."""
+    """By one of these directories, beside the blobs, it is known."""
     make: Callable[[Tree], OldStore]
+    accepted: tuple[str, ...] = ()
+    """Or by one of these, which another kind is known by as well."""
 
 
 _SHAPES = {
-    Kind.BST19: _Shape("a BuildStream 1.91 to 1.93 bst-artifact-server", (ARTIFACTS, SOURCES), Bst19Store),
+    Kind.BST19: _Shape("a BuildStream 1.91 to 1.93 bst-artifact-server", (ARTIFACTS, SOURCES), Bst19Store, (ASSETS,)),
     Kind.BST1: _Shape("a BuildStream 1.1.4 to 1.6 bst-artifact-server", (REFS,), Bst1Store),
     Kind.CASD: _Shape("buildbox-casd", (ASSETS, "cas/staging"), CasdStore),
 }
@@ -49,8 +51,9 @@ def open_old_store(kind: Kind, path: str) -> OldStore:
     try:
         if not tree.holds_directory(OBJECTS):
             _refuse(path, shape, f"there is no directory {OBJECTS} in it", tree)
-        if not any(map(tree.holds_directory, shape.signs)):
-            _refuse(path, shape, f"there is no directory {' or '.join(shape.signs)} in it", tree)
+        signs = shape.signs + shape.accepted
+        if not any(map(tree.holds_directory, signs)):
+            _refuse(path, shape, f"there is no directory {' or '.join(signs)} in it", tree)
         return shape.make(tree)
     except BaseException:
         tree.close()

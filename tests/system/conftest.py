@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from system.build_site import BuildSite
+from system.old_clients import HANGS
 from system.parts import require
 from system.small_disk import SmallDisk
 from system.tls_keys import Keys
@@ -51,3 +52,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """All keys and certificates; they take a while to make, so they are made once."""
     require("openssl")
     return Keys(tmp_path_factory.mktemp("keys"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Old releases that hung by themselves were tried again, but not in silence."""
+    for release, times in sorted(HANGS.items()):
+        terminalreporter.line(f"bst {release} hung by a race of its own, was ended and tried again: {times} times")

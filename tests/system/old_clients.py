@@ -16,7 +16,7 @@ from typing import Any
 
 from system.bst_client import BstClient, Outcome, Remote
 from system.file_tree import manifest
-from system.parts import ROOT, casd
+from system.parts import BST, ROOT, casd
 from system.project_maker import Project
 
 HANG_SECONDS = 60
@@ -25,6 +25,7 @@ HANGS: Counter[str] = Counter()
 """How often each release hung. The run reports it in the end."""
 
 _DEBIAN = "1.6.8"
+_TODAY = "2.8.1"
 _CASD_BELONGS_TO = "2.6.0"
 _CLASSIC_KEYS = {"url", "push", "server-cert", "client-key", "client-cert"}
 
@@ -43,7 +44,7 @@ class Release:
 
     @property
     def part(self) -> str:
-        return f"bst-{self.number}"
+        return "bst" if self.number == _TODAY else f"bst-{self.number}"
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -51,7 +52,9 @@ class Release:
 
     @property
     def bst(self) -> Path:
-        return Path("/usr/bin/bst") if self.number == _DEBIAN else ROOT / f".venv-{self.part}" / "bin" / "bst"
+        if self.number == _DEBIAN:
+            return Path("/usr/bin/bst")
+        return BST if self.number == _TODAY else ROOT / f".venv-{self.part}" / "bin" / "bst"
 
     @property
     def is_classic(self) -> bool:

@@ -1,0 +1,142 @@
+"""Clients of different generations on one server and one port: they see each other's work where their keys agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from system.bst_client import Remote
+from system.build_site import BuildSite
+from system.holding_proxy import HoldingProxy
+from system.old_clients import APP, ARTIFACTS, OldClient, Release, expected
+from system.server_process import Millpond
+
+DOWNLOAD = "download.bst"
+EVERYBODY = ("1.1.7", "1.2.8", "1.4.3", "1.6.8", "1.6.9", "1.91.3", "1.93.4", "1.93.5", "1.93.6", "2.6.0", "2.8.1")
+AT_ONCE = ("1.4.3", "1.6.9", "1.93.4", "1.93.6", "2.8.1")
+_REFUSED = re.compile(r"^.*Failed to initialize remote .*(?:allow|accept) push.*$", re.MULTILINE)
+_CALLS_OF_A_REFUSED_BUILD = 10
+
+
+@pytest.fixture(scope="module")
+def repo(shared_site: BuildSite) -> Path:
+    return shared_site.place("repo")
+
+
+@pytest.fixture(scope="module")
+def server(shared_site: BuildSite, repo: Path) -> Millpond:
+    return shared_site.server("--enable-push", repo=repo)
+
+
+@pytest.fixture(scope="module")
+def server_without_push(shared_site: BuildSite, server: Millpond, repo: Path) -> Millpond:
+    """Another server on the repository of ``server``."""
+    return shared_site.server(repo=repo)
+
+
+@contextmanager
+def watched(server: Millpond) -> Iterator[HoldingProxy]:
+    """A way to the server on which it is seen which calls were made."""
+    proxy = HoldingProxy(f"127.0.0.1:{server.port}", held="", after="")
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+def _client(site: BuildSite, number: str, url: str, *, push: bool = True) -> OldClient:
+    return site.old_client(Release(number), artifacts=[Remote(url=url, push=push)])
+
+
+@pytest.mark.parametrize(
+    ("first", "push", "second", "pull"),
+    [
+        ("1.4.3", "UpdateReference", "1.6.9", "FetchDirectory"),
+        ("1.6.9", "PushDirectory", "1.4.3", "GetReference"),
+        ("1.6.8", "PushDirectory", "1.4.3", "GetReference"),
+        ("1.1.7", "UpdateReference", "1.2.8", "GetReference"),
+        ("1.2.8", "UpdateReference", "1.1.7", "GetReference"),
+        ("1.93.4", "UpdateArtifact", "1.93.5", "FetchBlob"),
+        ("1.93.5", "PushBlob", "1.93.4", "GetArtifact"),
+        ("2.6.0", "PushBlob", "2.8.1", "FetchBlob"),
+        ("2.8.1", "PushBlob", "2.6.0", "FetchBlob"),
+    ],
+)
+def test_what_one_release_pushes_in_its_protocol_another_pulls_in_its_own(
+    site: BuildSite, server: Millpond, first: str, push: str, second: str, pull: str
+) -> None:
+    name = f"from-{first}-to-{second}".replace(".", "-")
+    project = Release(first).project(site.place("project"), name)
+    with watched(server) as way:
+        made = _client(site, first, way.url).make(project)
+        assert made.outcome.pushes == ARTIFACTS
+        assert push in way.seen
+    with watched(server) as way:
+        other = _client(site, second, way.url)
+        built = other.make(project).outcome
+        assert (built.pulls, built.pushes) == (ARTIFACTS, 0)
+        assert pull in way.seen
+        assert other.tree(made) == expected(project)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("1.91.3", "1.91.3"), ("1.93.4", "1.93.5"), ("1.93.5", "1.93.4"), ("1.93.6", "2.8.1"), ("2.8.1", "1.93.6")],
+)
+def test_sources_that_one_release_pushes_another_gets_when_their_origin_is_gone(
+    site: BuildSite, server: Millpond, first: str, second: str
+) -> None:
+    project, origin = Release(first).empty_project(site.place("project"), "sources"), site.place("origin")
+    origin.write_bytes(f"{first} {second}\n".encode())
+    project.add_download(DOWNLOAD, origin)
+    remote = Remote(url=server.url, push=True)
+    pushing = site.old_client(Release(first), sources=[remote])
+    assert "Pushed source" in pushing.run("build", DOWNLOAD, project=project).output
+    origin.unlink()
+    fetching = site.old_client(Release(second), sources=[remote])
+    assert "Pulled source" in fetching.run("source", "fetch", DOWNLOAD, project=project).output
+
+
+def test_five_releases_build_and_push_at_the_same_time(site: BuildSite, server: Millpond) -> None:
+    releases = [Release(number) for number in AT_ONCE]
+    projects = [release.project(site.place("project"), "at-once", demanding=True) for release in releases]
+    clients = [_client(site, number, server.url) for number in AT_ONCE]
+    running = [client.start("build", APP, project=project) for client, project in zip(clients, projects, strict=True)]
+    assert [build.wait().exit_code for build in running] == [0] * len(AT_ONCE)
+    for client, project in zip(clients, projects, strict=True):
+        client.wipe()
+        made = client.make(project)
+        assert made.outcome.pulls == ARTIFACTS
+        assert client.tree(made) == expected(project)
+
+
+def test_what_was_pushed_is_there_after_a_restart(site: BuildSite) -> None:
+    repo = site.place("repo")
+    server = site.server("--enable-push", repo=repo)
+    clients = [_client(site, number, server.url) for number in AT_ONCE]
+    work = [client.make(client.release.project(site.place("project"), "restarted")) for client in clients]
+    server.stop()
+    site.server("--enable-push", repo=repo, port=server.port)
+    for client, made in zip(clients, work, strict=True):
+        client.wipe()
+        assert client.bring(made).pulls == ARTIFACTS
+        assert client.tree(made) == expected(made.project)
+
+
+@pytest.mark.parametrize("number", EVERYBODY)
+def test_without_push_everybody_pulls_and_who_wants_to_push_builds_with_one_warning(
+    site: BuildSite, server: Millpond, server_without_push: Millpond, number: str
+) -> None:
+    name = "without-push-" + number.replace(".", "-")
+    made = _client(site, number, server.url).make(Release(number).project(site.place("project"), name))
+    pulling = _client(site, number, server_without_push.url, push=False)
+    assert pulling.bring(made).pulls == ARTIFACTS
+    assert pulling.tree(made) == expected(made.project)
+    with watched(server_without_push) as way:
+        refused = _client(site, number, way.url).make(made.project).outcome
+        assert (refused.pulls, refused.pushes) == (0, 0)
+        assert len(_REFUSED.findall(refused.output)) == 1, refused.output
+        assert len(way.seen) <= _CALLS_OF_A_REFUSED_BUILD, way.seen

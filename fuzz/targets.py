@@ -175,7 +175,7 @@ TOUCH_LOG = touch_log.encode(touch_log.Kind.LEASED, 1_700_000_000_000, [A.key, B
 
 _NAME = Name("main", Namespace.ASSET_BLOB, "urn:x")
 _BINDING = Binding(
-    A, 1_700_000_000_000, "key:abc", (A, B), (B,), 1_800_000_000_000, 5, foreign=True, extra={"new": [1]}
+    A, 1_700_000_000_000, "key:abc", (A, B), (B,), 1_800_000_000_000, 5, foreign=True, message=b"m\xff", extra={"new": [1]}
 )
 
 

@@ -225,6 +225,7 @@ def test_a_name_resolves_to_all_that_was_bound(make_names: MakeNames) -> None:
         expires_at_ms=1_800_000_000_000,
         closure_bytes=2**40,
         foreign=True,
+        message=b"\x12\x00as received\xff",
     )
     index.bind([(name("key"), whole)])
     assert index.resolve(name("key")) == whole

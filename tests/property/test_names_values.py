@@ -35,6 +35,7 @@ bindings = st.builds(
     expires_at_ms=st.none() | times,
     closure_bytes=st.integers(0, 2**63 - 1),
     foreign=st.booleans(),
+    message=st.binary(max_size=40),
     extra=st.dictionaries(st.text().filter(lambda key: key not in KNOWN), json_values, max_size=4),
 )
 names = st.builds(Name, instance=st.text(max_size=20), namespace=st.sampled_from(Namespace), key=st.text(max_size=50))

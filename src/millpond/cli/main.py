@@ -10,6 +10,7 @@ from millpond.cli.check import check
 from millpond.cli.evict import evict
 from millpond.cli.imports import import_store
 from millpond.cli.names import names
+from millpond.cli.ostree import ostree
 from millpond.cli.pin import pin, pins, unpin
 from millpond.cli.running import run_command
 from millpond.cli.serve import serve
@@ -48,6 +49,7 @@ millpond.add_command(check)
 millpond.add_command(evict)
 millpond.add_command(import_store)
 millpond.add_command(names)
+millpond.add_command(ostree)
 millpond.add_command(pin)
 millpond.add_command(pins)
 millpond.add_command(serve)

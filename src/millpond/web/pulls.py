@@ -35,6 +35,7 @@ class Pulls:
         now = self._monotonic_seconds()
         with self._lock:
             known = self._peers.setdefault(peer, _Peer())
+            again = now - known.began.get(commit, float("-inf")) < limits.USE_NOTED_SECONDS
             known.began[commit] = now
             known.began.move_to_end(commit)
             if len(known.began) > limits.PULLED_COMMITS:
@@ -42,7 +43,8 @@ class Pulls:
             self._peers.move_to_end(peer)
             if len(self._peers) > limits.PULLING_PEERS:
                 self._peers.popitem(last=False)
-        self._note(commit)
+        if not again:  # a client asks for the same commit several times in a row
+            self._note(commit)
 
     def go_on(self, peer: str) -> None:
         """``peer`` asks for something else, or takes more of it."""

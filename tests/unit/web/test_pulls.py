@@ -27,6 +27,7 @@ def test_a_commit_is_noted_when_it_is_asked_for_and_as_long_as_its_peer_goes_on(
     time = Time()
     pulls = Pulls(noted.append, monotonic_seconds=time)
     pulls.begin("a", "c1")
+    pulls.begin("a", "c1")
     assert noted == ["c1"]
     time.now += limits.USE_NOTED_SECONDS
     pulls.go_on("a")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +23,8 @@ from system.old_clients import ARTIFACTS, BASE, Made, OldClient, Release, expect
 from system.old_servers import OldServer
 from system.project_maker import GREETING
 from system.server_process import Millpond
+from system.small_cache import MB, Artifacts
+from unit.importing.old_stores import NOW_S, Bst1
 from unit.store.repositories import flip, noise
 
 from millpond._protos.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset_pb2
@@ -27,6 +33,7 @@ from millpond.core.digest import Digest
 from millpond.core.names import REFERENCE_URN
 
 CLASSIC, SNAPSHOT = Release("1.6.9"), Release("1.93.4")
+SECONDS = 60
 LARGE = noise(3_000_000, "large")
 
 
@@ -244,3 +251,69 @@ def test_a_snapshot_team_moves_in_with_messages_as_they_were(site: BuildSite, re
     client.configure(artifacts=[Remote(url=server.url)], sources=[Remote(url=server.url)])
     assert client.bring(made).pulls == ARTIFACTS
     assert client.tree(made) == expected(made.project)
+
+
+def test_what_moves_into_a_cache_that_is_nearly_full_takes_nothing_from_it(site: BuildSite) -> None:
+    """Nothing is evicted for what moves in, however much of it there is, while upkeep watches and clients pull."""
+    server = site.server("--enable-push", "--quota", "24M", "--reserve", "0")
+    pushed = Artifacts(server.port)
+    for number in range(4):
+        pushed.push(f"urn:pushed:{number}", [3 * MB, 50_000])
+    old = Bst1(site.place("old"))
+    for number in range(12):
+        old.name(f"p/e/{number}", old.tree(f"{number}", [MB]), used_s=NOW_S - number)
+    facts = imported("bst1", old.root, Path(server.command[-1]))
+    assert 0 < facts["imported"]["names"] < 12
+    assert (facts["status"], facts["left_for"]) == (1, {"no-room": 12 - facts["imported"]["names"]})
+    assert pushed.whole() == [f"urn:pushed:{number}" for number in range(4)]
+    # What clients bring later has what moved in go, which was used longest ago.
+    for number in range(4, 6):
+        pushed.push(f"urn:pushed:{number}", [3 * MB])
+    assert pushed.whole() == [f"urn:pushed:{number}" for number in range(6)]
+    pushed.close()
+
+
+def test_an_import_that_is_killed_goes_on_where_it_was(site: BuildSite) -> None:
+    old = Bst1(site.place("old"))
+    for number in range(300):
+        old.name(f"p/e/{number}", old.tree(f"{number}", [3000] * 10), used_s=NOW_S - number)
+    old.name("p/large/1", old.tree("large", [3 * MB]), used_s=NOW_S - 1000)
+    repo = site.place("repo")
+    command = [sys.executable, "-m", "millpond", "import", "bst1", old.root, repo]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + SECONDS
+        while not bound(repo) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL, "it was quicker than we: make the old store larger"
+    facts = imported("bst1", old.root, repo)
+    assert facts["here_before"] > 0
+    assert facts["here_before"] + facts["imported"]["names"] == 301
+    assert millpond("check", "--deep", repo).status == 0
+
+
+def test_an_import_that_is_interrupted_says_what_it_did(site: BuildSite) -> None:
+    old = Bst1(site.place("old"))
+    for number in range(300):
+        old.name(f"p/e/{number}", old.tree(f"{number}", [3000] * 10), used_s=NOW_S - number)
+    repo = site.place("repo")
+    command = [sys.executable, "-m", "millpond", "import", "bst1", "--json", old.root, repo]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + SECONDS
+        while not bound(repo) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        output, errors = running.communicate(timeout=SECONDS)
+    assert (running.returncode, errors.strip()) == (130, b"")
+    facts = json.loads(output)
+    assert not facts["ended"]
+    assert 0 < facts["imported"]["names"] < 300
+    assert imported("bst1", old.root, repo)["here_before"] >= facts["imported"]["names"]
+
+
+def bound(repo: Path) -> int:
+    """How many names there are, without a word with whoever writes them."""
+    said = subprocess.run(
+        [sys.executable, "-m", "millpond", "names", "list", repo], capture_output=True, text=True, check=False
+    )
+    return len(said.stdout.splitlines())

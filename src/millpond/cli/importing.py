@@ -38,7 +38,7 @@ _SHOWN = 20
 """So much that was left out is listed without being asked; --json and --verbose list all of it."""
 _TURN_SECONDS = 30.0
 _MERGE_SECONDS = 2.0
-_WORDS = {
+WORDS = {
     Reason.DAMAGED: "damaged",
     Reason.INCOMPLETE: "incomplete",
     Reason.GARBAGE: "not readable as names",
@@ -242,7 +242,7 @@ def _lines(wanted: Wanted, moved: Moved, watch: _Watch, *, verbose: bool) -> lis
         lines.append(f"{several(moved.here, 'name')} were here before")
     if moved.left:
         lines.append(f"left in {wanted.old}: {count(sum(moved.left.values()))}")
-    lines += [f"  {count(number)} {_WORDS[reason]}" for reason, number in moved.left.most_common()]
+    lines += [f"  {count(number)} {WORDS[reason]}" for reason, number in moved.left.most_common()]
     return lines
 
 

@@ -20,7 +20,7 @@ from millpond.store.index import Index
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, write_marker
 from millpond.store.room import waiting as room_module
 from millpond.store.room.space import Held, Space
-from millpond.store.room.waiting import Room
+from millpond.store.room.waiting import NEVER, Room
 
 QUOTA_BYTES = 100 * MIB
 
@@ -245,6 +245,17 @@ def test_a_server_waits_a_moment_for_upkeep_that_is_started_again(scene: Scene) 
     for hopeless in (lambda: scene.claim(20 * MIB), lambda: announce(scene, "other", 10 * MIB)):
         with pytest.raises(NoSpace):
             hopeless()
+
+
+def test_who_never_waits_presses_on_nobody(scene: Scene) -> None:
+    """What moves in from another store must not have anything evicted."""
+    scene.keep()
+    scene.room.upkeep_seconds = NEVER
+    with pytest.raises(NoSpace):
+        scene.claim(20 * MIB)
+    assert not scene.room.may_come()
+    assert scene.wanted == 0
+    scene.claim(MIB)  # what fits is had
 
 
 def test_however_many_wait_one_looks(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,17 +13,26 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from millpond._protos.buildstream.v2 import artifact_pb2, source_pb2
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.config import sizes
-from millpond.core.digest import Digest
-from millpond.core.errors import InvalidRequest
-from millpond.core.names import Name, Namespace
+from millpond.core.digest import EMPTY, Digest
+from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch
+from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, SOURCE_URN, Name, Namespace, asset_key, spoken, uri_of
 from millpond.names import values
 from millpond.names.binding import Binding
+from millpond.names.memory import MemoryNames
 from millpond.protocol import resource_names
+from millpond.services import closure, messages
+from millpond.services.cache import Cache
+from millpond.services.reach import Reach
+from millpond.services.reading import Reader
+from millpond.services.writing import Writer
+from millpond.store.memory import MemoryStore
 from millpond.store.segments import format as segment_format
 from millpond.store.uses import touch_log
 from millpond.wire import layout
+from millpond.wire.keyed_messages import as_received
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
 
@@ -50,6 +59,7 @@ def fuzz_resource_names(data: bytes) -> None:
 
 
 RESOURCE_NAMES = (
+    f"{A}",
     f"blobs/{A}",
     f"/blobs/sha256/{A}",
     f"team/a/compressed-blobs/zstd/{A}",
@@ -105,6 +115,62 @@ FIND_MISSING = (
     re_pb2.FindMissingBlobsRequest(blob_digests=_MESSAGES),
     re_pb2.FindMissingBlobsRequest(instance_name="main", blob_digests=_MESSAGES, digest_function=1),
 )
+
+# -- BuildStream's older protocols ------------------------------------------------------------------------------------
+
+
+def fuzz_update_artifact(data: bytes) -> None:
+    """What is cut out of a request is the message in it; a closure of it is walked, or refused by name."""
+    try:
+        request = artifact_pb2.UpdateArtifactRequest.FromString(data)
+    except DecodeError:
+        return
+    message = as_received(data, 3)
+    assert artifact_pb2.Artifact.FromString(message) == request.artifact
+    store = MemoryStore(1 << 20)
+    store.put_many([(Digest.of(message), message), (Digest.of(_DIRECTORY), _DIRECTORY), (A, b"a")])
+    binding = Binding(Digest.of(message), 1)
+    key = ARTIFACT_URN + request.cache_key
+    with contextlib.suppress(InvalidRequest, IncompleteClosure, TooMuch):
+        found = closure.walk(store, Namespace.ASSET_BLOB, key, binding).digests
+        assert set(found) <= {EMPTY, A, Digest.of(message), Digest.of(_DIRECTORY)}
+    assert Digest.of(message) in set(Reach(store).of(Name("", Namespace.ASSET_BLOB, key), binding))
+
+
+def fuzz_source(data: bytes) -> None:
+    """A source that is bound says later what it said when it came."""
+    store = MemoryStore(1 << 20)
+    store.put_many([(Digest.of(_DIRECTORY), _DIRECTORY), (A, b"a")])
+    cache = Cache(store, store, MemoryNames(), lambda: 1)
+    with contextlib.suppress(InvalidRequest, DecodeError, IncompleteClosure, TooMuch):
+        pending = messages.begin_source(Writer(cache, "", ""), "key", data)
+        pending.bound.result()
+        pending.finish()
+        assert messages.fetch_source(Reader(cache, ""), "key") == data
+
+
+def fuzz_keys(data: bytes) -> None:
+    """A key is a name of its kind that people call as the client does, or is refused."""
+    key = data.decode("utf-8", "replace")
+    for urn, kind in ((REFERENCE_URN, "ref"), (ARTIFACT_URN, "artifact"), (SOURCE_URN, "source")):
+        with contextlib.suppress(InvalidRequest):
+            name = Name("", Namespace.ASSET_DIRECTORY, asset_key(uri_of(urn, key)))
+            assert spoken(name) == (kind, key)
+            assert len(name.row) == 32
+
+
+_DIRECTORY = re_pb2.Directory(files=[{"name": "a", "digest": {"hash": A.hash, "size_bytes": 1}}]).SerializeToString()
+_FILES = {"hash": Digest.of(_DIRECTORY).hash, "size_bytes": len(_DIRECTORY)}
+_ARTIFACT = artifact_pb2.Artifact(
+    build_success=True, files=_FILES, buildtree=_FILES, public_data={"hash": A.hash, "size_bytes": 1}
+)
+UPDATE_ARTIFACT = (
+    artifact_pb2.UpdateArtifactRequest(instance_name="main", cache_key="p/e/k", artifact=_ARTIFACT),
+    artifact_pb2.UpdateArtifactRequest(
+        artifact={"logs": [{"name": "log", "digest": {"hash": A.hash, "size_bytes": 1}}]}
+    ),
+)
+SOURCES = (source_pb2.Source(files=_FILES), source_pb2.Source(version=1, files=_FILES))
 
 # -- segments ---------------------------------------------------------------------------------------------------------
 
@@ -175,7 +241,16 @@ TOUCH_LOG = touch_log.encode(touch_log.Kind.LEASED, 1_700_000_000_000, [A.key, B
 
 _NAME = Name("main", Namespace.ASSET_BLOB, "urn:x")
 _BINDING = Binding(
-    A, 1_700_000_000_000, "key:abc", (A, B), (B,), 1_800_000_000_000, 5, foreign=True, message=b"m\xff", extra={"new": [1]}
+    A,
+    1_700_000_000_000,
+    "key:abc",
+    (A, B),
+    (B,),
+    1_800_000_000_000,
+    5,
+    foreign=True,
+    message=b"m\xff",
+    extra={"new": [1]},
 )
 
 
@@ -217,6 +292,9 @@ TARGETS = {
     "resource_names": Target(fuzz_resource_names, _encoded(*RESOURCE_NAMES)),
     "write_request": Target(fuzz_write_request, tuple(one.SerializeToString() for one in WRITE_REQUESTS)),
     "find_missing": Target(fuzz_find_missing, tuple(one.SerializeToString() for one in FIND_MISSING)),
+    "update_artifact": Target(fuzz_update_artifact, tuple(one.SerializeToString() for one in UPDATE_ARTIFACT)),
+    "source": Target(fuzz_source, tuple(one.SerializeToString() for one in SOURCES)),
+    "keys": Target(fuzz_keys, _encoded("project/element/0123abcd", "../../etc/passwd", "a\0b")),
     "segment_header": Target(fuzz_segment_header, (_HEADER.encode(),)),
     "segment_records": Target(fuzz_segment_records, (SEGMENT,)),
     "segment_footer": Target(fuzz_segment_footer, (SEGMENT, SEGMENT[-300:])),

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -51,18 +50,10 @@ async def serve(settings: Settings, *, worker: int, ready: Callable[[str], None]
         cache = await asyncio.to_thread(_open, settings, opened, quota.append)
         gate.open(Admission(cache, instances=settings.instances, push=settings.enable_push))
         await server.set_ready()
-        _calm_the_collector()
         ready(*quota)
         await stop.wait()
         await server.stop(settings.drain_seconds)
         await asyncio.to_thread(opened.close)
-
-
-def _calm_the_collector() -> None:
-    """Collect garbage rarely: a batch makes tens of thousands of tuples, none of them part of a cycle."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def _open(settings: Settings, opened: ExitStack, tell_quota: Callable[[str], None] = lambda _: None) -> Cache:

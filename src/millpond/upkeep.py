@@ -120,7 +120,7 @@ def parts(settings: Settings, repository: OpenRepository, opened: ExitStack, *, 
 def eviction(parts: Parts, opened: ExitStack) -> Eviction:
     """Eviction as a duty, or for a command that holds ``upkeep.lock``."""
     layout, index, space = parts.layout, parts.index, parts.space
-    departing = Departing(space, parts.index_writer)
+    departing = Departing(layout.segments, space, parts.index_writer)
     opened.callback(departing.close)
     promises = PromiseLock(layout.promise_lock)
     opened.callback(promises.close)

@@ -5,6 +5,7 @@ even an event loop that is stuck is gone half a second later, and a worker that 
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -75,10 +76,18 @@ async def _serve_until_told(settings: Settings, index: int, report_fd: int, serv
     threading.Thread(target=_end_with_the_supervisor, args=(loop, stop), name="orphan-watch", daemon=True).start()
 
     def ready(quota: str) -> None:
+        _calm_the_collector()
         _tell(report_fd, Report(News.READY, quota))
 
     _tell(report_fd, Report(News.OPENING))
     await serve(settings, worker=index, ready=ready, stop=stop)
+
+
+def _calm_the_collector() -> None:
+    """Collect garbage rarely: a batch makes tens of thousands of tuples, none of them part of a cycle."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _end_with_the_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -23,7 +23,8 @@ class Leaving(Scene):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.do(lambda txn: self.space.free(txn, 1))
-        self.departing = Departing(self.space, self.writer)
+        self.directory = os.path.dirname(self.space.segment_path(1))
+        self.departing = Departing(self.directory, self.space, self.writer)
 
     def segment(self, number: int) -> Path:
         path = Path(self.space.segment_path(number))
@@ -40,7 +41,7 @@ class Leaving(Scene):
             return int.from_bytes(txn.get(b"used", bytes(8), db=self.index.space), "little")
 
     def files(self) -> list[Path]:
-        return sorted(Path(self.space.segments).iterdir())
+        return sorted(Path(self.directory).iterdir())
 
     def going(self) -> list[int]:
         with self.index.reading() as txn:
@@ -98,7 +99,7 @@ def test_a_successor_goes_on_waiting_for_whoever_still_reads(leaving: Leaving) -
     descriptor = os.open(paths[0], os.O_RDONLY)
     leaving.depart(1)
     os.close(leaving.departing._leaving.pop(1).descriptor)  # here the process was killed
-    successor = Departing(leaving.space, leaving.writer)
+    successor = Departing(leaving.directory, leaving.space, leaving.writer)
     assert successor.take_over() == 0
     assert (leaving.charged_bytes, leaving.going()) == (2 * 64 * KIB, [1])
     os.close(descriptor)
@@ -112,7 +113,7 @@ def test_a_successor_frees_what_is_gone_and_leaves_alone_what_has_its_name(leavi
     gone, there = leaving.segment(1), leaving.segment(2)
     leaving.do(lambda txn: [leaving.space.going(txn, number) for number in (1, 2)])
     gone.unlink()  # and here the process died
-    successor = Departing(leaving.space, leaving.writer)
+    successor = Departing(leaving.directory, leaving.space, leaving.writer)
     assert successor.take_over() == 64 * KIB
     assert there.exists()
     assert leaving.going() == [2]
@@ -144,7 +145,7 @@ def test_at_the_end_readers_get_a_moment_and_the_rest_is_left_to_a_successor(lea
         leaving.depart(1)
         leaving.departing.close()
         assert leaving.charged_bytes == 64 * KIB
-    successor = Departing(leaving.space, leaving.writer)
+    successor = Departing(leaving.directory, leaving.space, leaving.writer)
     assert successor.take_over() == 64 * KIB
     assert not leaving.files()
 

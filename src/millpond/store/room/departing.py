@@ -47,7 +47,8 @@ class _Leaving:
 class Departing:
     """The segments that are leaving, as one upkeep process knows them. Not for several threads."""
 
-    def __init__(self, space: Space, index_writer: GroupWriter) -> None:
+    def __init__(self, directory: str, space: Space, index_writer: GroupWriter) -> None:
+        self._directory = directory
         self._space = space
         self._index_writer = index_writer
         self._leaving: dict[int, _Leaving] = {}
@@ -100,7 +101,7 @@ class Departing:
 
     def take_over(self) -> int:
         """Go on with what another process let go and did not see out; how many bytes could be freed at once."""
-        for number, path in departed_segments(self._space.segments):
+        for number, path in departed_segments(self._directory):
             self._know(number, path)
 
         def apply(txn: Transaction) -> int:

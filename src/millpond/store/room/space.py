@@ -300,11 +300,6 @@ class Space:
         self._ledger.add(txn, _USED, -(size & ~_GONE))
         return size & ~_GONE
 
-    @property
-    def segments(self) -> str:
-        """The directory of segments."""
-        return self._layout.segments
-
     def segment_path(self, number: int) -> str:
         """Where a segment's file lies."""
         return os.path.join(self._layout.segments, segment_name(number))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -35,3 +37,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             super()._assign_work_unit(node)
 
     return Lanes(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Who reads only the end of a run sees what it left out, and what was tried again (``hung``: system/conftest.py)."""
+    ends = (report for reports in terminalreporter.stats.values() for report in reports)
+    properties = (
+        told for report in ends if getattr(report, "when", "") == "teardown" for told in report.user_properties
+    )
+    for release, times in sorted(Counter(value for name, value in properties if name == "hung").items()):
+        terminalreporter.line(f"bst {release} hung by a race of its own, and was ended and tried again: {times} times")
+    if excused := os.environ.get("MILLPOND_SKIP"):
+        terminalreporter.line(f"excused by MILLPOND_SKIP: {excused}")

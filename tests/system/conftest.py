@@ -14,6 +14,14 @@ from system.small_disk import SmallDisk
 from system.tls_keys import Keys
 
 
+@pytest.fixture(autouse=True)
+def _hangs_are_told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Old releases that hung by themselves are tried again, but not in silence: the run ends with their number."""
+    before = HANGS.copy()
+    yield
+    request.node.user_properties.extend(("hung", release) for release in (HANGS - before).elements())
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[BuildSite]:
     """A build site for one test."""
@@ -52,9 +60,3 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """All keys and certificates; they take a while to make, so they are made once."""
     require("openssl")
     return Keys(tmp_path_factory.mktemp("keys"))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Old releases that hung by themselves were tried again, but not in silence."""
-    for release, times in sorted(HANGS.items()):
-        terminalreporter.line(f"bst {release} hung by a race of its own, was ended and tried again: {times} times")

@@ -20,6 +20,7 @@ from contract.trees import new_tree
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
+from millpond.core.errors import NotReady
 
 MIB = limits.MIB
 KINDS = [(push, index_only) for push in (True, False) for index_only in (False, True)]
@@ -155,6 +156,17 @@ def test_no_room_for_one_of_a_batch_is_the_status_of_the_call(full: Client) -> N
     # What had room was stored all the same; whoever asks again is told.
     assert full.find_missing([Digest.of(small), Digest.of(large)]) == [Digest.of(large)]
     assert full.update([(Digest.of(small), small)]) == [0]
+
+
+@pytest.mark.row("BatchUpdateBlobs")
+def test_a_store_that_cannot_write_now_is_the_status_of_the_call(server: LoopbackServer, client: Client) -> None:
+    # 1.4 and later, and 2.x, try a call again that is UNAVAILABLE; an item that says so fails the job of 1.x.
+    server.cache.blobs.put_many = lambda blobs: [None, NotReady("not now")][: len(blobs)]  # type: ignore[method-assign]
+    try:
+        with refused("UNAVAILABLE", "not now"):
+            client.update([(Digest.of(data), data) for data in (b"first", b"second")])
+    finally:
+        del server.cache.blobs.put_many
 
 
 def test_a_name_is_not_written_for_blobs_that_had_no_room(full: Client) -> None:

@@ -11,7 +11,7 @@ from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb
 from millpond._protos.google.rpc import status_pb2
 from millpond.core import limits
 from millpond.core.digest import Digest
-from millpond.core.errors import InvalidRequest, MillpondError, NoSpace, NotServed
+from millpond.core.errors import InvalidRequest, MillpondError, NoSpace, NotReady, NotServed
 from millpond.services.reading import Reader
 from millpond.services.writing import Writer
 from millpond.store.interface import Bytes
@@ -129,8 +129,9 @@ def _find_missing(admit: Admit, raw: bytes, *, wait: bool = True) -> bytes:
 def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
     """Verify and store the items of a batch; each succeeds or fails alone.
 
-    But no room for one is the status of the call: BuildStream 1 goes on without a push when it is told so, and fails the
-    job when an item says it. Who asks again which are missing sees that the others are stored.
+    But where it is the server that has no room, or cannot store now, it is the status of the call. BuildStream 1 goes on
+    without a push when a call has no room, and tries again when it is UNAVAILABLE; when an item says so, it fails the job.
+    Items that were stored all the same are no longer missing.
     """
     items = [(item, item.data) for item in request.requests]
     if sum(len(data) for _, data in items) > limits.BATCH_BYTES:
@@ -147,7 +148,7 @@ def _update(writer: Writer, request: re_pb2.BatchUpdateBlobsRequest) -> bytes:
         except InvalidRequest as failure:
             outcomes[at] = failure
     for at, outcome in zip(sound, writer.put_blobs(blobs), strict=True):
-        if isinstance(outcome, NoSpace):
+        if isinstance(outcome, NoSpace | NotReady):
             raise outcome
         outcomes[at] = outcome
     response = re_pb2.BatchUpdateBlobsResponse()

@@ -19,6 +19,10 @@ from system.file_tree import manifest
 from system.parts import BST, ROOT, casd
 from system.project_maker import Project
 
+CLASSIC = ("1.1.7", "1.2.8", "1.4.3", "1.6.8", "1.6.9")
+SNAPSHOTS = ("1.91.3", "1.93.4", "1.93.5", "1.93.6")
+EVERYBODY = (*CLASSIC, *SNAPSHOTS, "2.6.0", "2.8.1")
+
 HANG_SECONDS = 60
 HANG_RETRIES = 2
 HANGS: Counter[str] = Counter()

@@ -8,13 +8,11 @@ from functools import cache
 import pytest
 from system.bst_client import Remote
 from system.build_site import BuildSite
-from system.old_clients import ARTIFACTS, Release, expected
+from system.old_clients import ARTIFACTS, EVERYBODY, Release, expected
 from system.server_process import Millpond
 from system.tls_keys import KeyPair, Keys
 
-CLASSIC = ("1.1.7", "1.2.8", "1.4.3", "1.6.8", "1.6.9")
-SNAPSHOTS = ("1.91.3", "1.93.4", "1.93.5", "1.93.6")
-RELEASES = [Release(number) for number in (*CLASSIC, *SNAPSHOTS, "2.6.0")]
+RELEASES = [Release(number) for number in EVERYBODY]
 
 every_release = pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.number)
 

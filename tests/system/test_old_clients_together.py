@@ -11,11 +11,10 @@ import pytest
 from system.bst_client import Remote
 from system.build_site import BuildSite
 from system.holding_proxy import HoldingProxy
-from system.old_clients import APP, ARTIFACTS, OldClient, Release, expected
+from system.old_clients import APP, ARTIFACTS, EVERYBODY, OldClient, Release, expected
 from system.server_process import Millpond
 
 DOWNLOAD = "download.bst"
-EVERYBODY = ("1.1.7", "1.2.8", "1.4.3", "1.6.8", "1.6.9", "1.91.3", "1.93.4", "1.93.5", "1.93.6", "2.6.0", "2.8.1")
 AT_ONCE = ("1.4.3", "1.6.9", "1.93.4", "1.93.6", "2.8.1")
 _REFUSED = re.compile(r"^.*Failed to initialize remote .*(?:allow|accept) push.*$", re.MULTILINE)
 _CALLS_OF_A_REFUSED_BUILD = 10
@@ -84,20 +83,29 @@ def test_what_one_release_pushes_in_its_protocol_another_pulls_in_its_own(
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("1.91.3", "1.91.3"), ("1.93.4", "1.93.5"), ("1.93.5", "1.93.4"), ("1.93.6", "2.8.1"), ("2.8.1", "1.93.6")],
+    [
+        ("1.91.3", "1.93.4"),
+        ("1.93.4", "1.91.3"),
+        ("2.6.0", "2.8.1"),
+        ("2.8.1", "2.6.0"),
+        ("1.93.4", "1.93.5"),
+        ("1.93.5", "1.93.4"),
+        ("1.93.6", "2.8.1"),
+        ("2.8.1", "1.93.6"),
+    ],
 )
 def test_sources_that_one_release_pushes_another_gets_when_their_origin_is_gone(
     site: BuildSite, server: Millpond, first: str, second: str
 ) -> None:
-    project, origin = Release(first).empty_project(site.place("project"), "sources"), site.place("origin")
+    origin, remote = site.place("origin"), Remote(url=server.url, push=True)
     origin.write_bytes(f"{first} {second}\n".encode())
-    project.add_download(DOWNLOAD, origin)
-    remote = Remote(url=server.url, push=True)
-    pushing = site.old_client(Release(first), sources=[remote])
-    assert "Pushed source" in pushing.run("build", DOWNLOAD, project=project).output
+    pushing, fetching = (site.old_client(Release(number), sources=[remote]) for number in (first, second))
+    projects = [client.release.empty_project(site.place("project"), "sources") for client in (pushing, fetching)]
+    for project in projects:
+        project.add_download(DOWNLOAD, origin)
+    assert "Pushed source" in pushing.run("build", DOWNLOAD, project=projects[0]).output
     origin.unlink()
-    fetching = site.old_client(Release(second), sources=[remote])
-    assert "Pulled source" in fetching.run("source", "fetch", DOWNLOAD, project=project).output
+    assert "Pulled source" in fetching.run("source", "fetch", DOWNLOAD, project=projects[1]).output
 
 
 def test_five_releases_build_and_push_at_the_same_time(site: BuildSite, server: Millpond) -> None:

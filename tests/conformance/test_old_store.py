@@ -175,6 +175,22 @@ def test_reading_leaves_the_times_of_the_old_store_alone(old: OldStore, reader: 
         assert (one.stat().st_atime, one.stat().st_mtime) == (NOW_S - 10, NOW_S)
 
 
+def test_who_may_not_leave_times_alone_reads_all_the_same(
+    old: OldStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the owner of a file, and root, may say O_NOATIME (open(2))."""
+    digest = old.blob(b"content")
+    opened = os.open
+
+    def not_mine(path: str, flags: int, *arguments: int, **more: int) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(1, "Operation not permitted")
+        return opened(path, flags, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", not_mine)
+    assert b"".join(reader.chunks(digest)) == b"content"
+
+
 def test_a_closed_reader_may_be_closed_again(reader: Reader) -> None:
     reader.close()
 

@@ -15,6 +15,7 @@ from typing import Any
 from millpond.cli.progress import Progress, count, several
 from millpond.config.settings import Settings
 from millpond.config.sizes import Quota, explicit_quota_bytes, format_size
+from millpond.core import limits
 from millpond.core.clock import wall_clock
 from millpond.core.errors import MillpondError, RefusedToStart
 from millpond.importing.interface import OldStore, Reason
@@ -150,6 +151,7 @@ def _moving(wanted: Wanted, old: OldStore, watch: "_Watch", stack: ExitStack) ->
         watch,
         instance=wanted.instance,
         overwrite=wanted.overwrite,
+        names_fit=lambda: names.held_bytes() < limits.NAMES_KEPT_SHARE * limits.names_bytes(repository.quota_bytes),
     )
 
 
@@ -248,5 +250,10 @@ def _lines(wanted: Wanted, moved: Moved, watch: _Watch, *, verbose: bool) -> lis
 
 def _line(left: LeftBehind) -> str:
     is_said = left.path.endswith(left.uri.rpartition(":")[2])  # also where nothing is known beyond the path
-    called = left.path if is_said else f"{left.uri} ({left.path})"
-    return f"{called}: {left.reason}" + (f", {left.detail}" if left.detail else "")
+    called = left.path if is_said else f"{_printable(left.uri)} ({left.path})"
+    return f"{called}: {left.reason}" + (f", {_printable(left.detail)}" if left.detail else "")
+
+
+def _printable(text: str) -> str:
+    """What an old store says may hold anything; a terminal must not obey it."""
+    return text if text.isprintable() else ascii(text)[1:-1]

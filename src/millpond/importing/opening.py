@@ -3,15 +3,16 @@
 The rule: what is not such a store is refused with what was expected, and with the kind that it looks like.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 from millpond.core.errors import RefusedToStart
-from millpond.importing.bst1 import OBJECTS, REFS, Bst1Store
-from millpond.importing.bst19 import ARTIFACTS, SOURCES, Bst19Store
-from millpond.importing.casd import ASSETS, CasdStore
+from millpond.importing.bst1 import REFS, read_ref
+from millpond.importing.bst19 import ARTIFACTS, SOURCES, read_artifact, read_source
+from millpond.importing.casd import ASSETS, read_asset
 from millpond.importing.interface import OldStore
+from millpond.importing.store import OBJECTS, FileStore, ReadName
 from millpond.importing.tree import Tree
 
 
@@ -27,15 +28,21 @@ class _Shape(NamedTuple):
     what: str
     signs: tuple[str, ...]
     """By one of these directories, beside the blobs, it is known."""
-    make: Callable[[Tree], OldStore]
+    names: Mapping[str, ReadName]
+    """Where names lie, and how one is read."""
     accepted: tuple[str, ...] = ()
     """Or by one of these, which another kind is known by as well."""
 
 
 _SHAPES = {
-    Kind.BST19: _Shape("a BuildStream 1.91 to 1.93 bst-artifact-server", (ARTIFACTS, SOURCES), Bst19Store, (ASSETS,)),
-    Kind.BST1: _Shape("a BuildStream 1.1.4 to 1.6 bst-artifact-server", (REFS,), Bst1Store),
-    Kind.CASD: _Shape("buildbox-casd", (ASSETS, "cas/staging"), CasdStore),
+    Kind.BST19: _Shape(
+        "a BuildStream 1.91 to 1.93 bst-artifact-server",
+        (ARTIFACTS, SOURCES),
+        {ARTIFACTS: read_artifact, SOURCES: read_source, REFS: read_ref, ASSETS: read_asset},
+        accepted=(ASSETS,),
+    ),
+    Kind.BST1: _Shape("a BuildStream 1.1.4 to 1.6 bst-artifact-server", (REFS,), {REFS: read_ref}),
+    Kind.CASD: _Shape("buildbox-casd", (ASSETS, "cas/staging"), {ASSETS: read_asset}),
 }
 """The most particular kind first."""
 
@@ -54,7 +61,7 @@ def open_old_store(kind: Kind, path: str) -> OldStore:
         signs = shape.signs + shape.accepted
         if not any(map(tree.holds_directory, signs)):
             _refuse(path, shape, f"there is no directory {' or '.join(signs)} in it", tree)
-        return shape.make(tree)
+        return FileStore(tree, shape.names)
     except BaseException:
         tree.close()
         raise

@@ -13,7 +13,7 @@ The rule: done again, it goes on where it was, and brings what came since. What 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -129,8 +129,12 @@ class MovingIn:
         *,
         instance: str,
         overwrite: bool,
+        names_fit: Callable[[], bool],
     ) -> None:
-        """``clock`` is that of ``cache`` and of its store. ``looking``: the same blobs, with nothing promised or noted."""
+        """``clock`` is that of ``cache`` and of its store. ``looking``: the same blobs, with nothing promised or noted.
+
+        ``names_fit``: whether one more name has none of the others removed.
+        """
         self.moved = Moved()
         self._old = old
         self._cache = cache
@@ -140,6 +144,7 @@ class MovingIn:
         self._watch = watch
         self._instance = instance
         self._overwrite = overwrite
+        self._names_fit = names_fit
         self._both = BothStores(looking, old)
         self._full = False
 
@@ -183,6 +188,9 @@ class MovingIn:
         if self._is_here(name, old):
             self.moved.here += 1
             return
+        if not self._full and not self._names_fit():
+            self._full = True
+            raise Left(Reason.NO_ROOM, "names hold all that the quota leaves them")
         if self._full:
             raise Left(Reason.NO_ROOM)
         self._both.hand_over(old)

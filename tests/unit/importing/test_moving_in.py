@@ -286,6 +286,18 @@ def test_the_newest_come_until_the_quota_is_reached_and_nothing_goes_for_the_res
     assert again["imported"]["blobs"] == 0
 
 
+def test_names_stop_coming_before_any_of_them_had_to_go(bring: Bring, tmp_path: Path) -> None:
+    """Names may hold so much, and beyond it the least recently used are removed."""
+    old = Bst1(tmp_path / "old")
+    root = old.tree("a")
+    for number in range(900):
+        old.name(f"p/{'e' * 200}/{number}", root, used_s=NOW_S - number)
+    done = bring(old)
+    facts = done("--quota", "2M")
+    assert 100 < facts["imported"]["names"] < 900
+    assert "names hold" in facts["left"]["each"][0]["detail"]
+
+
 def test_what_is_here_does_not_go_for_what_moves_in(bring: Bring, here: Here, tmp_path: Path) -> None:
     first, second = Bst1(tmp_path / "first"), Bst1(tmp_path / "second")
     for number in range(4):
@@ -431,6 +443,28 @@ def test_assets_keep_their_qualifiers_and_their_end(bring: Bring, here: Here, tm
     binding = here.binding(Name("", Namespace.ASSET_BLOB, key))
     assert binding is not None
     assert binding.expires_at_ms == 4_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("uri", "qualifiers"),
+    [("", []), ("u" * 20_000, []), ("urn:\0", []), ("urn:x", ["a", "a"]), ("urn:x", [""])],
+    ids=["empty", "too long", "NUL", "a qualifier twice", "a qualifier without a name"],
+)
+def test_names_that_nobody_could_ask_for_are_left(
+    bring: Bring, tmp_path: Path, uri: str, qualifiers: list[str]
+) -> None:
+    old = Casd(tmp_path / "old")
+    old.blob_asset(uri, old.blob(b"file"), qualifiers=[asset_pb2.Qualifier(name=name) for name in qualifiers])
+    assert reasons(bring(old)()) == {"unusable-name": 1}
+
+
+def test_what_a_name_is_called_cannot_command_a_terminal(
+    bring: Bring, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    old = Casd(tmp_path / "old")
+    old.blob_asset("urn:\x1b[2J\n", Digest.of(b"never"))
+    assert millpond("import", "casd", old.root, tmp_path / "repo", "--quota", "200M") == 1
+    assert "urn:\\x1b[2J\\n (assets" in capsys.readouterr().out
 
 
 def test_what_casd_forgot_of_artifacts_and_sources_is_found_in_them(bring: Bring, here: Here, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ from __future__ import annotations
 from collections import namedtuple
 from struct import Struct
 
+from millpond.protocol.gvariant_framing import NotNormal as NotNormal
+from millpond.protocol.gvariant_framing import aligned, deeper, framed, framed_size, width_of
+
 _DEPTH = 64
 """Containers in containers; GLib allows 128 (``G_VARIANT_MAX_RECURSION_DEPTH``), OSTree's own types need 5."""
 _SIGNATURE_CHARS = 255
@@ -33,10 +36,6 @@ _SIGNATURE_CHARS = 255
 
 Value = object
 """See the table above; what is decoded has the shape that its type says."""
-
-
-class NotNormal(ValueError):
-    """Bytes or values that are not the normal form of their type."""
 
 
 class Variant(namedtuple("Variant", ("type", "value"))):
@@ -175,26 +174,26 @@ class _Array(_Codec):
             body += bytes(-len(body) % self.alignment)
             body += self.element.encode(one)
             ends.append(len(body))
-        return bytes(body) if self.element.fixed else _framed(body, ends)
+        return bytes(body) if self.element.fixed else framed(body, ends)
 
     def decode(self, data: bytes, start: int, end: int, depth: int) -> Value:
         size = end - start
         if not size:
             return []
-        depth = _deeper(depth)
+        depth = deeper(depth)
         read, fixed = self.element.decode, self.element.fixed
         if fixed:
             if size % fixed:
                 raise NotNormal("an array that ends within an element")
             return [read(data, at, at + fixed, depth) for at in range(start, end, fixed)]
-        width = _width(size)
+        width = width_of(size)
         table = start + int.from_bytes(data[end - width : end], "little")
         count, rest = divmod(end - table, width)
-        if table < start or count < 1 or rest or _framed_size(table - start, count) != size:
+        if table < start or count < 1 or rest or framed_size(table - start, count) != size:
             raise NotNormal("an array whose framing offsets do not fit")
         values, at = [], start
         for place in range(table, end, width):
-            begin = _aligned(data, start, at, self.alignment)
+            begin = aligned(data, start, at, self.alignment)
             at = start + int.from_bytes(data[place : place + width], "little")
             if not begin <= at <= table:
                 raise NotNormal("an array whose elements overlap")
@@ -221,7 +220,7 @@ class _Maybe(_Codec):
             end -= 1
             if data[end]:
                 raise NotNormal("a maybe without its zero byte")
-        return self.element.decode(data, start, end, _deeper(depth))
+        return self.element.decode(data, start, end, deeper(depth))
 
 
 class _Tuple(_Codec):
@@ -247,17 +246,17 @@ class _Tuple(_Codec):
             return bytes(body).ljust(self.fixed, b"\0")
         if not self.members[-1].fixed:  # the last one ends where the offsets begin
             ends.pop()
-        return _framed(body, ends[::-1])
+        return framed(body, ends[::-1])
 
     def decode(self, data: bytes, start: int, end: int, depth: int) -> Value:
-        size, depth = end - start, _deeper(depth)
+        size, depth = end - start, deeper(depth)
         if self.fixed and size != self.fixed:
             raise NotNormal("a tuple of the wrong size")
-        width = 0 if self.fixed else _width(size)
+        width = 0 if self.fixed else width_of(size)
         values, at, limit, offsets = [], start, end, 0
         last = len(self.members) - 1
         for index, one in enumerate(self.members):
-            begin = _aligned(data, start, at, one.alignment)
+            begin = aligned(data, start, at, one.alignment)
             if one.fixed:
                 at = begin + one.fixed
             elif index == last:
@@ -272,7 +271,7 @@ class _Tuple(_Codec):
         if self.fixed:
             if any(data[at:end]):
                 raise NotNormal("padding that is not zero")
-        elif at != limit or _framed_size(at - start, offsets) != size:
+        elif at != limit or framed_size(at - start, offsets) != size:
             raise NotNormal("a tuple whose framing offsets do not fit")
         return tuple(values)
 
@@ -300,47 +299,7 @@ class _AnyType(_Codec):
             raise NotNormal("a variant of no type") from None
         codec = _codec(type_string, self.order)
         # The place of a variant's content is counted from the variant, which is aligned to 8: nothing to shift.
-        return Variant(type_string, codec.decode(data, start, zero, _deeper(depth)))
-
-
-# -- framing ----------------------------------------------------------------------------------------------------------
-
-
-def _deeper(depth: int) -> int:
-    if depth <= 0:
-        raise NotNormal("containers in containers without end")
-    return depth - 1
-
-
-def _aligned(data: bytes, origin: int, at: int, alignment: int) -> int:
-    begin = at + (origin - at) % alignment
-    if begin != at and any(data[at:begin]):
-        raise NotNormal("padding that is not zero")
-    return begin
-
-
-def _width(size: int) -> int:
-    """How many bytes an offset has in a container of this size."""
-    if size <= 0xFF:
-        return 1
-    if size <= 0xFFFF:
-        return 2
-    return 4 if size <= 0xFFFF_FFFF else 8
-
-
-def _framed_size(body: int, offsets: int) -> int:
-    """The least size of a container with this body and so many offsets."""
-    for width in (1, 2, 4):
-        if _width(body + offsets * width) == width:
-            return body + offsets * width
-    return body + offsets * 8
-
-
-def _framed(body: bytearray, ends: list[int]) -> bytes:
-    if ends:
-        width = (_framed_size(len(body), len(ends)) - len(body)) // len(ends)
-        body += b"".join(end.to_bytes(width, "little") for end in ends)
-    return bytes(body)
+        return Variant(type_string, codec.decode(data, start, zero, deeper(depth)))
 
 
 # -- types ------------------------------------------------------------------------------------------------------------
@@ -370,7 +329,7 @@ def _codec(type_string: str, order: str) -> _Codec:
 
 
 def _parse(text: str, at: int, order: str, depth: int) -> tuple[_Codec, int]:
-    depth = _deeper(depth)
+    depth = deeper(depth)
     kind = text[at : at + 1]
     if kind in _NUMBERS:
         return _Number(*_NUMBERS[kind], order), at + 1

@@ -16,6 +16,7 @@ from millpond.cli.bst_artifact_server import bst_artifact_server
 from millpond.cli.main import millpond
 from millpond.cli.reference import commands
 from millpond.core import errors, limits
+from millpond.ssh import arguments as receiving
 from millpond.wire.calling import Caller
 from millpond.wire.errors import CODES
 from millpond.wire.gate import Gate
@@ -131,6 +132,8 @@ def options() -> Iterator[tuple[str, str]]:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 yield from ((path, name) for name in parameter.opts)
+    for names, _, _ in receiving.OPTIONS:
+        yield from ((receiving.PROGRAM, name) for name in names.split(", "))
 
 
 def test_every_option_of_every_command_is_in_the_reference() -> None:

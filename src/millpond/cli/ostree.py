@@ -2,6 +2,7 @@
 
 import click
 
+from millpond.cli.ostree_commands import COMMANDS
 from millpond.cli.ostree_serving import ostree_serve
 
 
@@ -13,4 +14,5 @@ def ostree(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-ostree.add_command(ostree_serve)
+for command in (*COMMANDS, ostree_serve):
+    ostree.add_command(command)

@@ -12,6 +12,7 @@ import click
 
 from millpond.cli.bst_artifact_server import bst_artifact_server
 from millpond.cli.main import millpond
+from millpond.ssh import arguments as receiving
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "cli.md"
 _HEAD = """\
@@ -27,7 +28,29 @@ address or a repository cannot be used; 130 or 143 when a second signal cut off 
 def reference() -> str:
     """The whole page."""
     sections = [_section(command, path) for path, command in commands(millpond, "millpond")]
-    return "\n".join([_HEAD, *sections, _section(bst_artifact_server, "bst-artifact-server")])
+    return "\n".join([_HEAD, *sections, _section(bst_artifact_server, "bst-artifact-server"), _receiver()])
+
+
+def _receiver() -> str:
+    """The section of the program that is no click command, because a process is started for every push."""
+    rows = []
+    for names, argument, meaning in receiving.OPTIONS:
+        shown = ", ".join(f"`{name}`" for name in sorted(names.split(", "), key=len, reverse=True))
+        if argument:
+            shown += f" `{argument}`"
+        rows.append(f"| {shown} | {'required' if names == receiving.REQUIRED else ''} | {meaning} |")
+    usage = f"    {receiving.PROGRAM} [OPTIONS] REPO"
+    lines = [
+        f"## {receiving.PROGRAM}",
+        "",
+        usage,
+        "",
+        *receiving.ABOUT,
+        "",
+        "| option | default | meaning |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*lines, *rows]) + "\n"
 
 
 def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:

@@ -17,6 +17,17 @@ OPTIONS = (
     ("-h, --help", "", "Print this text."),
 )
 """Names, the argument's name, and what it is for."""
+REQUIRED = "--pull-url"
+ABOUT = (
+    "Receive a push into the OSTree repository REPO, on standard input and output: for sshd to start, as ForceCommand or",
+    "by hand. A REPO that does not begin with / is looked for in $HOME. SSH_ORIGINAL_COMMAND is not looked at.",
+    "",
+    "Every object is verified before it is stored, the quota and the reserve in REPO/config are kept, and the summary is",
+    "written before the client is told that all is done. REPO/state/millpond/pushes gets a line for every push.",
+    "",
+    "Exit status: 0 when the client got what it asked for; 1 when its push failed; 2 when the arguments or the repository",
+    "cannot be used.",
+)
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-d": "debug", "--debug": "debug"}
 
@@ -46,8 +57,7 @@ def usage() -> str:
         [
             f"Usage: {PROGRAM} --pull-url URL [-v] [-d] REPO",
             "",
-            "Receive a push into the OSTree repository REPO, on standard input and output: for sshd to start, as",
-            "ForceCommand or by hand. A REPO that does not begin with / is looked for in $HOME.",
+            *ABOUT,
             "",
             *(f"  {name:<16} {text}" for name, text in rows),
         ]

@@ -23,12 +23,15 @@ AUTO_UPDATE = "auto-update-summary"
 _ARCHIVE_MODES = ("archive-z2", "archive")
 
 
-class Config(namedtuple("Config", ("quota_bytes", "reserve_bytes", "has_tombstones", "updates_summary"))):
+class Config(
+    namedtuple("Config", ("quota_bytes", "reserve_bytes", "has_reserve", "has_tombstones", "updates_summary"))
+):
     """What we need of it."""
 
     __slots__ = ()
     quota_bytes: int | None
     reserve_bytes: int
+    has_reserve: bool
     has_tombstones: bool
     updates_summary: bool
 
@@ -48,6 +51,7 @@ def parse(text: str) -> Config:
     return Config(
         _bytes(ours, "quota-bytes"),
         _bytes(ours, "reserve-bytes") or 0,
+        "reserve-bytes" in ours,
         core.get("tombstone-commits") == "true",
         core.get(AUTO_UPDATE) == "true",
     )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.results import Results
-from benchmarks.servers import FULL_STORE
+from benchmarks.servers import OF_THEIR_OWN
 from benchmarks.workloads import WORKLOADS
 
 FILE = Path(__file__).resolve().with_name("bars.toml")
 _EVERY_WORKLOAD = "*"
-_EVERYBODYS = [name for name, workload in WORKLOADS.items() if workload.session != FULL_STORE]
+_EVERYBODYS = [name for name, workload in WORKLOADS.items() if workload.session not in OF_THEIR_OWN]
 
 
 @dataclass(frozen=True, slots=True)

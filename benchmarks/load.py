@@ -25,6 +25,7 @@ import grpc
 import uvloop
 
 from benchmarks import messages
+from benchmarks.keys import Keys
 
 CONNECTIONS = 4
 # A phase that takes longer than this is broken, not slow.
@@ -36,6 +37,8 @@ _OPTIONS = [
     # Otherwise channels to one address share one connection, and with it one worker of the server.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # The name in the certificate, whatever the address.
+    ("grpc.ssl_target_name_override", "localhost"),
 ]
 
 
@@ -50,8 +53,14 @@ class Timed:
 class Generator:
     """An event loop and open connections to one server."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keys: Keys | None = None) -> None:
+        """With ``keys``: over TLS, with a client certificate."""
         self._address = address
+        self._credentials = keys and grpc.ssl_channel_credentials(
+            root_certificates=keys.server_cert.read_bytes(),
+            private_key=keys.client_key.read_bytes(),
+            certificate_chain=keys.client_cert.read_bytes(),
+        )
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._channels: list[grpc.aio.Channel] = []
 
@@ -129,18 +138,25 @@ class Generator:
 
         return self._run(both()), latencies
 
-    def open(self, method: str, count: int, *, in_flight: int) -> Timed:
-        """A new connection, one empty call and a close, ``count`` times."""
+    def open(self, methods: Sequence[str], count: int, *, in_flight: int) -> Timed:
+        """A new connection, an empty call of each method after the other, and a close, ``count`` times.
 
-        async def visit(_caller: int, request: bytes) -> bytes:
-            async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
-                answer: bytes = await channel.unary_unary(method)(request)
-                return answer
+        An answer is the list of the calls' status codes.
+        """
+
+        async def visit(_caller: int, request: bytes) -> list[str]:
+            async with self._channel() as channel:
+                return [await _code(channel.unary_unary(method)(request)) for method in methods]
 
         return self._timed([b""] * count, in_flight, visit)
 
+    def _channel(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        return grpc.aio.secure_channel(self._address, self._credentials, options=_OPTIONS)
+
     async def _connect(self) -> None:
-        self._channels = [grpc.aio.insecure_channel(self._address, options=_OPTIONS) for _ in range(CONNECTIONS)]
+        self._channels = [self._channel() for _ in range(CONNECTIONS)]
         for channel in self._channels:
             await channel.channel_ready()
 
@@ -171,6 +187,14 @@ class Generator:
         begin = time.perf_counter()
         await asyncio.gather(*(caller(number) for number in range(in_flight)))
         return Timed(time.perf_counter() - begin, answers)
+
+
+async def _code(call: Any) -> str:
+    try:
+        await call
+    except grpc.RpcError as refusal:
+        return str(refusal.code().name)
+    return "OK"
 
 
 def _in_turn(calls: Sequence[Callable[[Any], Awaitable[Any]]], caller: int, request: Any) -> Awaitable[Any]:

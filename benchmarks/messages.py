@@ -20,7 +20,19 @@ BATCH_READ_BLOBS = f"{_CAS}/BatchReadBlobs"
 READ = "/google.bytestream.ByteStream/Read"
 WRITE = "/google.bytestream.ByteStream/Write"
 PUSH_BLOB = "/build.bazel.remote.asset.v1.Push/PushBlob"
+PUSH_DIRECTORY = "/build.bazel.remote.asset.v1.Push/PushDirectory"
 FETCH_BLOB = "/build.bazel.remote.asset.v1.Fetch/FetchBlob"
+FETCH_DIRECTORY = "/build.bazel.remote.asset.v1.Fetch/FetchDirectory"
+
+# What a job of BuildStream 1.6.9 asks a cache that it may push to, each with an empty request, before it begins its work; and the
+# answers that it goes on with. Who has no Remote Asset services says UNIMPLEMENTED where the others say INVALID_ARGUMENT.
+PROBES = {
+    GET_CAPABILITIES: {"OK"},
+    BATCH_READ_BLOBS: {"OK"},
+    FETCH_DIRECTORY: {"INVALID_ARGUMENT", "UNIMPLEMENTED"},
+    BATCH_UPDATE_BLOBS: {"OK"},
+    PUSH_DIRECTORY: {"INVALID_ARGUMENT", "UNIMPLEMENTED"},
+}
 
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _TRUE = 1
@@ -153,6 +165,13 @@ def _require_ok(status: bytes, what: str) -> None:
     # google.rpc.Status: code = 1, message = 2
     if code := _int(status, 1):
         raise UnexpectedAnswer(f"{what}: status {code} ({_message(status, 2).decode()})")
+
+
+def require_probed(codes: Iterable[str]) -> None:
+    """The codes of one opening's probes, in their order."""
+    for (method, expected), code in zip(PROBES.items(), codes, strict=True):
+        if code not in expected:
+            raise UnexpectedAnswer(f"{method} with an empty request was answered {code}")
 
 
 def require_missing(answer: bytes, expected: int) -> None:

@@ -84,7 +84,7 @@ def _generated_turns(plan: Plan, scratch: Path) -> Iterator[Turn]:
 def _generated_turn(
     plan: Plan, scratch: Path, corpus: Corpus, kind: ServerKind, workloads: list[Workload], run: int
 ) -> Iterator[Sample]:
-    with running(kind, plan.peers, scratch) as server, Generator(server.address) as load:
+    with running(kind, plan.peers, scratch) as server, Generator(server.address, server.keys) as load:
         session = Session(server, load, corpus)
         for workload in workloads:
             if workload.name not in kind.cannot:

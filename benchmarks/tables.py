@@ -20,6 +20,10 @@ _PAIRS = (
     ("millpond-1", "upstream"),
     ("casd", "upstream"),
     ("millpond-small", "casd-small"),
+    ("millpond-1", "bst-1"),
+    ("millpond-2", "bst-1"),
+    ("millpond-1-tls", "bst-1-tls"),
+    ("millpond-2-tls", "bst-1-tls"),
 )
 
 

@@ -17,7 +17,7 @@ from benchmarks.corpus import Corpus
 from benchmarks.load import Generator, Timed
 from benchmarks.measure import Sample, Usage, metered
 from benchmarks.messages import UnexpectedAnswer
-from benchmarks.servers import FULL_STORE, RunningServer
+from benchmarks.servers import FULL_STORE, OPENINGS, TLS, RunningServer
 
 # A client asks one question after the other: bst waits for the missing digests before it uploads, for one batch before
 # it sends the next. So one caller is what one client waits for, and a crowd is what the machine can do. As many calls in
@@ -108,11 +108,14 @@ def _empty_unary(session: Session, callers: int) -> Measured:
     return measured
 
 
-def _openings(session: Session) -> Measured:
-    visit = partial(session.load.open, messages.GET_CAPABILITIES, in_flight=OPENERS)
+def _openings(session: Session, clients: int) -> Measured:
+    visit = partial(session.load.open, list(messages.PROBES), in_flight=clients)
     visit(WARM_UP_CALLS)
     count = session.corpus.scale.openings
-    return _clocked(session, count, lambda: visit(count))
+    measured = _clocked(session, count, lambda: visit(count))
+    for codes in measured.timed.answers:
+        messages.require_probed(codes)
+    return measured
 
 
 def _batch_update(session: Session, callers: int) -> Measured:
@@ -290,6 +293,16 @@ def _of_large_blobs(name: str, title: str, measure: Measure) -> list[Workload]:
     ]
 
 
+def _openings_of(name: str, title: str, session: str) -> list[Workload]:
+    """One client at a time, and eight machines' jobs at once."""
+    return [
+        Workload(name, title, "opening", session, partial(_openings, clients=ONE)),
+        Workload(
+            f"{name}-together", f"{title}, {OPENERS} clients", "opening", session, partial(_openings, clients=OPENERS)
+        ),
+    ]
+
+
 def _fillings(label: str, title: str) -> list[Workload]:
     """How fast a store of a small quota takes blobs, and how long a reader waits meanwhile."""
     return [
@@ -304,7 +317,8 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         *_alone_and_together("empty-unary", "empty unary call", "call", _empty_unary, CROWD_SMALL),
-        Workload("openings", "openings (connect, one call, close)", "opening", "small", _openings),
+        *_openings_of("openings", "openings of a 1.6.9 job", OPENINGS),
+        *_openings_of("openings-tls", "openings, mutual TLS", TLS),
         # What was stored once is not stored again: the crowd gets a store of its own.
         *_alone_and_together("batch-update", "BatchUpdateBlobs", "blob", _batch_update, CROWD_BIG, "small, together"),
         *_alone_and_together(

@@ -256,6 +256,20 @@ def test_more_small_blobs_than_an_answer_can_name_are_refused(client: Client, si
 
 
 @pytest.mark.row("versions")
+def test_forty_thousand_tiny_blobs_are_written_and_read_in_one_batch(client: Client) -> None:
+    # BuildStream 1 fills a batch to 1 MiB, however many files that are, and its messages end at 4 MiB.
+    contents = small_blobs(40_000, 8)
+    digests = list(map(Digest.of, contents))
+    assert set(client.update(zip(digests, contents, strict=True))) == {OK}
+    assert client.get(digests) == contents
+    absent = list(map(Digest.of, small_blobs(40_000, 9)))
+    assert set(client.get(absent)) == {NOT_FOUND}
+    answer = client.call("BatchReadBlobs", digests=map(message_of, [*digests[:30_000], *absent[:15_000]]))
+    assert answer.ByteSize() <= 4 * 2**20
+    assert {item.status.code for item in answer.responses[30_000:]} == {NOT_FOUND}
+
+
+@pytest.mark.row("versions")
 def test_absent_blobs_by_the_ten_thousand_answer_at_most_4_mib(client: Client) -> None:
     digests = list(map(Digest.of, small_blobs(30_000, 100)))
     assert set(client.get(digests)) == {NOT_FOUND}

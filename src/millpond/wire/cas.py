@@ -30,10 +30,13 @@ _ON_LOOP_BYTES = 72 * limits.LOOKUPS_ON_LOOP
 _IDENTITY = re_pb2.Compressor.IDENTITY
 _NOT_FOUND = status_pb2.Status(code=5, message="this blob is not in the cache")
 _NO_ROOM_IN_ANSWER = status_pb2.Status(code=8, message="the answer is full: ask again")
-_FAILED_ITEM_BYTES = 120
+_EXPLAINED_ITEM_BYTES = 120
 """What an item without data takes at most: a digest of 79 bytes, one of the statuses above, tags and lengths."""
+_FAILED_ITEM_BYTES = 88
+"""The same with the number of a status only: what is left of an explanation where an answer has many items."""
 _BATCH_ITEMS = limits.ANSWER_BYTES // _FAILED_ITEM_BYTES
-"""The most blobs in one batch: each has room in the answer at least to fail."""
+"""The most blobs in one batch: each has room in the answer at least to fail. BuildStream 1 sends up to 1 MiB of whatever
+small files there are."""
 
 
 class ContentAddressableStorageServicer:
@@ -175,9 +178,12 @@ def _read_batch(admit: Admit, raw: bytes, *, wait: bool = True) -> bytes:
     size_bytes = sum([digest[1] for digest in digests])
     _check_size(size_bytes)
     contents = reader.read_blobs(digests, wait=wait)
-    if size_bytes <= _room(len(digests)) and all(map(operator.is_not, contents, itertools.repeat(None))):
+    each = _set_aside(len(digests))
+    if size_bytes <= limits.ANSWER_BYTES - each * len(digests) and all(
+        map(operator.is_not, contents, itertools.repeat(None))
+    ):
         return b"".join(layout.batch_read_items(digests, contents))  # type: ignore[arg-type]  # none is None
-    parts, _ = _lay_out(digests, contents, _room(len(digests)))
+    parts, _ = _lay_out(digests, contents, limits.ANSWER_BYTES - each * len(digests), each)
     return b"".join(parts)
 
 
@@ -186,30 +192,34 @@ def _check_size(size_bytes: int) -> None:
         raise InvalidRequest(f"a batch may ask for at most {limits.BATCH_BYTES} bytes: read large blobs by ByteStream")
 
 
-def _room(items: int) -> int:
-    """The bytes of an answer that are left when each of its items has set aside what it takes to fail."""
-    return limits.ANSWER_BYTES - _FAILED_ITEM_BYTES * items
+def _set_aside(items: int) -> int:
+    """What each of so many items sets aside in an answer, so that it has room at least to fail."""
+    return _EXPLAINED_ITEM_BYTES if items * _EXPLAINED_ITEM_BYTES <= limits.ANSWER_BYTES else _FAILED_ITEM_BYTES
 
 
-def _lay_out(digests: Sequence[Digest], contents: Sequence[Bytes | None], room: int) -> tuple[list[Bytes], int]:
-    """The items' bytes and the room that they leave."""
+def _lay_out(
+    digests: Sequence[Digest], contents: Sequence[Bytes | None], room: int, each: int
+) -> tuple[list[Bytes], int]:
+    """The items' bytes and what they leave of ``room``, beside which each item has set aside ``each``."""
     parts: list[Bytes] = []
+    explained = each == _EXPLAINED_ITEM_BYTES
     for blob, content in zip(digests, contents, strict=True):
-        room += _FAILED_ITEM_BYTES
+        room += each
         if content is None:
-            item: list[Bytes] = [_failed_item(blob, _NOT_FOUND)]
+            item: list[Bytes] = [_failed_item(blob, _NOT_FOUND, explained=explained)]
         else:
             item = layout.batch_read_items([blob], [content])
             if sum(map(len, item)) > room:
-                item = [_failed_item(blob, _NO_ROOM_IN_ANSWER)]
+                item = [_failed_item(blob, _NO_ROOM_IN_ANSWER, explained=explained)]
         room -= sum(map(len, item))
         parts += item
     return parts, room
 
 
-def _failed_item(blob: Digest, status: status_pb2.Status) -> bytes:
+def _failed_item(blob: Digest, status: status_pb2.Status, *, explained: bool) -> bytes:
     message = re_pb2.BatchReadBlobsResponse()
-    message.responses.add(digest={"hash": blob.hash, "size_bytes": blob.size_bytes}, status=status)
+    told = status if explained else status_pb2.Status(code=status.code)
+    message.responses.add(digest={"hash": blob.hash, "size_bytes": blob.size_bytes}, status=told)
     return message.SerializeToString()
 
 
@@ -217,7 +227,8 @@ def _read_item_by_item(reader: Reader, request: layout.DigestList, *, wait: bool
     """The slow way, for batches in which some digest is none: it fails alone."""
     _check_size(sum(item.size_bytes for item in request.digests if item.size_bytes > 0))
     parts: list[Bytes] = []
-    room = _room(len(request.digests))
+    each = _set_aside(len(request.digests))
+    room = limits.ANSWER_BYTES - each * len(request.digests)
     for item in request.digests:
         assert isinstance(item, re_pb2.Digest)  # what was cut by hand has no bad digests
         try:
@@ -226,9 +237,9 @@ def _read_item_by_item(reader: Reader, request: layout.DigestList, *, wait: bool
             message = re_pb2.BatchReadBlobsResponse()
             message.responses.add(digest=item, status={"code": code_number(failure), "message": str(failure)})
             parts.append(message.SerializeToString())
-            room += _FAILED_ITEM_BYTES - len(parts[-1])
+            room += each - len(parts[-1])
         else:
-            laid_out, room = _lay_out([digest], reader.read_blobs([digest], wait=wait), room)
+            laid_out, room = _lay_out([digest], reader.read_blobs([digest], wait=wait), room, each)
             parts += laid_out
         if room < 0:
             raise InvalidRequest("too many of the digests asked for are none")

@@ -27,6 +27,8 @@ from millpond.upkeep import Parts, eviction
 
 KIB, MIB = limits.KIB, limits.MIB
 NOW_MS = 1_700_000_000_000
+_PATIENCE_NS = 30 * 10**9
+"""A server waits as long for room."""
 
 
 class Time:
@@ -86,12 +88,11 @@ class Upkept:
         blobs = [(Digest.of(data), data) for i, size in enumerate(sizes) for data in [noise(size, f"{seed}/{i}")]]
         for start in range(0, len(blobs), 16):
             waiting = blobs[start : start + 16]
-            for _ in range(5):
+            until, outcomes = monotonic_ns() + _PATIENCE_NS, []
+            while waiting and monotonic_ns() < until:
                 outcomes = self.store.put_many(waiting)
                 waiting = [blob for blob, why in zip(waiting, outcomes, strict=True) if why]
                 self.make_room(for_bytes=sum(len(data) + 8 * KIB for _, data in waiting))
-                if not waiting:
-                    break
             assert not waiting, outcomes
         return [digest for digest, _ in blobs]
 

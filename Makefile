@@ -11,7 +11,7 @@ BINDIR ?= /usr/local/bin
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-COMMANDS := millpond bst-artifact-server
+COMMANDS := millpond bst-artifact-server bst-artifact-receive
 # What a command has to say is of interest only if it fails.
 quietly = said=$$($(1) 2>&1) || { printf '%s\n' "$$said" >&2; exit 1; }
 # What the venv was made for. A tree that was moved, or another PYTHON, makes it anew.
@@ -129,7 +129,7 @@ install: ## as root: /opt/millpond, its commands linked into /usr/local/bin
 	touch $(OPT)/made-by-millpond
 	$(PYTHON) -m venv $(OPT)
 	@echo 'installing millpond into $(OPT)'
-	@$(call quietly,$(OPT)/bin/python -m pip --quiet --disable-pip-version-check install .)
+	@$(call quietly,$(OPT)/bin/python -m pip --quiet --disable-pip-version-check install '.[web]')
 	for command in $(COMMANDS); do ln -sfn $(OPT)/bin/$$command $(BINDIR)/$$command; done
 
 uninstall: ## as root: undo make install; repositories stay

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +68,16 @@ def through_ssh(server: SshServer, path: str = "/artifacts", *, order: Order = "
 def force_command(user: str, pull_url: str = PULL_URL, repo: str = "artifacts") -> str:
     """What the old set-up guide has an administrator add to sshd_config."""
     return f"Match user {user}\n    ForceCommand bst-artifact-receive --pull-url {pull_url} --verbose {repo}\n"
+
+
+def got(url: str, **headers: str) -> tuple[int, bytes]:
+    """The status and the body."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, refused.read()
 
 
 def until(question: Callable[[], object]) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from system.build_site import BuildSite
 from system.millpond_command import millpond
 from system.nginx_server import Nginx, repository_below
 from system.ostree_repo import LARGE_BYTES, Product, Puller, init, make_product, ostree
-from system.ostree_site import ostree_url, serve, until
+from system.ostree_site import got, ostree_url, serve, until
 from system.tls_keys import KeyPair, Keys
 
 TRUST = "tls-ca-path={}"
@@ -26,6 +25,14 @@ SHOW = ("tls-client-cert-path={}", "tls-client-key-path={}")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
     """A repository as the old receiver left it, with a summary by cron."""
     made = make_product(tmp_path_factory.mktemp("product"), "whole", large_bytes=LARGE_BYTES)
+    ostree("summary", "--update", repo=made.repo)
+    return made
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Product:
+    """The same without a large file."""
+    made = make_product(tmp_path_factory.mktemp("small"), "small", seed=1)
     ostree("summary", "--update", repo=made.repo)
     return made
 
@@ -71,20 +78,25 @@ def test_an_artifact_is_pulled_over_http(site: BuildSite, product: Product) -> N
     assert_pulled(site, product, ostree_url(server))
 
 
-@pytest.mark.parametrize("kind", ["server_with_names", "server_with_chain", "server_in_one_file"])
-def test_an_artifact_is_pulled_over_https(site: BuildSite, product: Product, keys: Keys, kind: str) -> None:
-    server = serve(site, product.repo, *tls_flags(getattr(keys, kind)))
-    trusted = keys.authority if kind == "server_with_chain" else keys.server_with_names
+def test_an_artifact_is_pulled_over_https(site: BuildSite, product: Product, keys: Keys) -> None:
+    server = serve(site, product.repo, *tls_flags(keys.server_with_names))
     assert ostree_url(server).startswith("https://")
-    assert_pulled(site, product, at(ostree_url(server)), TRUST.format(trusted.cert))
+    assert_pulled(site, product, at(ostree_url(server)), TRUST.format(keys.server_with_names.cert))
+
+
+@pytest.mark.parametrize("kind", ["server_with_chain", "server_in_one_file"])
+def test_a_server_may_bring_any_kind_of_key(site: BuildSite, small: Product, keys: Keys, kind: str) -> None:
+    server = serve(site, small.repo, *tls_flags(getattr(keys, kind)))
+    trusted = keys.authority if kind == "server_with_chain" else keys.server_with_names
+    assert_pulled(site, small, at(ostree_url(server)), TRUST.format(trusted.cert))
 
 
 def test_client_certificates_decide_who_pulls_and_a_change_needs_no_restart(
-    site: BuildSite, product: Product, keys: Keys, tmp_path: Path
+    site: BuildSite, small: Product, keys: Keys, tmp_path: Path
 ) -> None:
     authorized = keys.authorize(keys.client.cert, keys.authority.cert, into=tmp_path / "authorized.crt")
-    server = serve(site, product.repo, *tls_flags(keys.server_with_names, authorized))
-    url, ref = at(ostree_url(server)), product.refs[0]
+    server = serve(site, small.repo, *tls_flags(keys.server_with_names, authorized))
+    url, ref = at(ostree_url(server)), small.refs[0]
 
     def client(pair: KeyPair | None) -> Puller:
         shown = () if pair is None else (SHOW[0].format(pair.cert), SHOW[1].format(pair.key))
@@ -160,12 +172,12 @@ def test_a_pull_in_parts_is_the_same_file(site: BuildSite, product: Product) -> 
     assert b"".join(part for _, part in parts) == large.read_bytes()
 
 
-def test_many_pull_at_once(site: BuildSite, product: Product) -> None:
-    url = ostree_url(serve(site, product.repo))
+def test_many_pull_at_once(site: BuildSite, small: Product) -> None:
+    url = ostree_url(serve(site, small.repo))
     clients = [Puller(site.place("client"), url) for _ in range(6)]
     pulls = [
         subprocess.Popen(
-            ["ostree", "pull", f"--repo={client.repo}", "--mirror", "cache", product.refs[0]],
+            ["ostree", "pull", f"--repo={client.repo}", "--mirror", "cache", small.refs[0]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -177,19 +189,19 @@ def test_many_pull_at_once(site: BuildSite, product: Product) -> None:
         ostree("fsck", repo=client.repo)
 
 
-def test_a_server_that_is_killed_is_started_again(site: BuildSite, product: Product) -> None:
-    server = site.server("--ostree", product.repo, "--ostree-listen", "127.0.0.1:0")
+def test_a_server_that_is_killed_is_started_again(site: BuildSite, small: Product) -> None:
+    server = site.server("--ostree", small.repo, "--ostree-listen", "127.0.0.1:0")
     url = ostree_url(server)
     (process,) = processes_of(server, "ostree")
     os.kill(process, signal.SIGKILL)
     client = Puller(site.place("client"), url)
     until(lambda: "ostree serves again" in server.stderr)
-    client.pull(product.refs[0])
+    client.pull(small.refs[0])
     assert "worker 0" not in server.stderr
 
 
-def test_it_ends_with_its_supervisor_and_holds_no_port_then(site: BuildSite, product: Product) -> None:
-    server = serve(site, product.repo)
+def test_it_ends_with_its_supervisor_and_holds_no_port_then(site: BuildSite, small: Product) -> None:
+    server = serve(site, small.repo)
     (process,) = processes_of(server, "ostree")
     os.kill(server._process.pid, signal.SIGKILL)
     server.ended = True
@@ -212,13 +224,13 @@ def test_it_ends_with_its_supervisor_and_holds_no_port_then(site: BuildSite, pro
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused_in_one_sentence(
-    site: BuildSite, product: Product, arguments: tuple[str, ...], words: str
+    site: BuildSite, small: Product, arguments: tuple[str, ...], words: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         places = {
             "missing": site.place("missing"),
             "bare": init(site.place("bare"), "bare-user"),
-            "good": product.repo,
+            "good": small.repo,
             "cache": site.place("cache"),
             "used": taken.getsockname()[1],
         }
@@ -244,9 +256,3 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
-
-
-def got(url: str, **headers: str) -> tuple[int, bytes]:
-    """The status and the body."""
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
-        return answer.status, answer.read()

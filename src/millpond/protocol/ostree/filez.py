@@ -54,7 +54,10 @@ class FilezCheck:
             self._inflate(piece[at : at + _PIECE_BYTES])
 
     def _begin(self, header: bytes) -> None:
-        self._header = parse_file_header(header)
+        try:
+            self._header = parse_file_header(header)
+        except InvalidRequest as why:
+            raise InvalidRequest(f"{self._checksum}.filez: {why}") from None
         if self._header.size > limits.OSTREE_CONTENT_BYTES:
             raise TooMuch(f"{self._checksum}.filez is too large: {limits.OSTREE_CONTENT_BYTES} bytes are the most")
         self._hash.update(self._header.hashed())

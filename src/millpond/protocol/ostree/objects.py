@@ -160,7 +160,10 @@ def check_metadata(checksum: str, kind: str, data: bytes) -> Commit | DirTree | 
     """
     if sha256(data).hexdigest() != checksum:
         raise DigestMismatch(f"{checksum}.{kind} is not what its name says")
-    return parse_metadata(kind, data)
+    try:
+        return parse_metadata(kind, data)
+    except InvalidRequest as why:
+        raise InvalidRequest(f"{checksum}.{kind}: {why}") from None
 
 
 def check_commitmeta(data: bytes) -> None:

@@ -15,7 +15,7 @@ type            value
 ``s o g``       str
 ``ay``          bytes
 ``a…``          list; of ``a{…}`` too, as pairs: their order and doubles are kept
-``m…``          the value or None
+``m…``          list of one value or none
 ``(…) {…}``     tuple
 ``v``           :class:`Variant`
 ==============  =====================================================================
@@ -209,18 +209,20 @@ class _Maybe(_Codec):
         self.alignment = element.alignment
 
     def encode(self, value: Value) -> bytes:
-        if value is None:
+        assert isinstance(value, list)
+        if not value:
             return b""
-        return self.element.encode(value) + (b"" if self.element.fixed else b"\0")
+        (one,) = value
+        return self.element.encode(one) + (b"" if self.element.fixed else b"\0")
 
     def decode(self, data: bytes, start: int, end: int, depth: int) -> Value:
         if start == end:
-            return None
+            return []
         if not self.element.fixed:
             end -= 1
             if data[end]:
                 raise NotNormal("a maybe without its zero byte")
-        return self.element.decode(data, start, end, deeper(depth))
+        return [self.element.decode(data, start, end, deeper(depth))]
 
 
 class _Tuple(_Codec):

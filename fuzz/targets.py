@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from millpond._protos.buildstream.v2 import artifact_pb2, source_pb2
 from millpond._protos.google.bytestream import bytestream_pb2
+from millpond._protos.millpond.v1.keyed_message_pb2 import KeyedMessage
 from millpond.config import sizes
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch
@@ -32,7 +33,6 @@ from millpond.store.memory import MemoryStore
 from millpond.store.segments import format as segment_format
 from millpond.store.uses import touch_log
 from millpond.wire import layout
-from millpond.wire.keyed_messages import as_received
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
 
@@ -125,7 +125,7 @@ def fuzz_update_artifact(data: bytes) -> None:
         request = artifact_pb2.UpdateArtifactRequest.FromString(data)
     except DecodeError:
         return
-    message = as_received(data, 3)
+    message = b"".join(KeyedMessage.FromString(data).message)
     assert artifact_pb2.Artifact.FromString(message) == request.artifact
     store = MemoryStore(1 << 20)
     store.put_many([(Digest.of(message), message), (Digest.of(_DIRECTORY), _DIRECTORY), (A, b"a")])

@@ -220,8 +220,10 @@ def test_a_key_that_cannot_be_is_refused(messages: Messages, kind: str, client: 
 def test_what_is_no_such_message_is_refused(messages: Messages, kind: str, client: Client, tree: Tree) -> None:
     with refused("INVALID_ARGUMENT", "missing"):
         messages.update(key())
-    with refused("INVALID_ARGUMENT"):
+    with refused("INVALID_ARGUMENT", kind):
         messages.update(key(), b"\xff\xff\xff")
+    with refused("INVALID_ARGUMENT", "at most"):
+        messages.update(key(), *[b""] * 4_000_000)
     files = _field({"Artifact": 8, "Source": 2}[kind], BAD.SerializeToString())
     with refused("INVALID_ARGUMENT", "hash"):
         messages.update(key(), files)

@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millpond._protos.buildstream.v2 import artifact_pb2, source_pb2
+from millpond._protos.millpond.v1.keyed_message_pb2 import KeyedMessage
 from millpond.services.assets import PendingPush
 from millpond.services.messages import begin_source
 from millpond.wire import layout
-from millpond.wire.keyed_messages import as_received
+
+
+def received(raw: bytes) -> bytes:
+    return b"".join(KeyedMessage.FromString(raw).message)
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -41,9 +45,10 @@ others = st.builds(field, st.sampled_from([1, 2, 4, 77]), st.text(max_size=9).ma
 def test_a_message_is_cut_out_byte_for_byte(parts: list[tuple[bytes, list[bytes]]]) -> None:
     raw = b"".join(b"".join(around) + field(3, message) for message, around in parts)
     request = artifact_pb2.UpdateArtifactRequest.FromString(raw)
-    received = as_received(raw, 3)
-    assert received == b"".join(message for message, _ in parts)
-    assert artifact_pb2.Artifact.FromString(received) == request.artifact
+    assert received(raw) == b"".join(message for message, _ in parts)
+    assert artifact_pb2.Artifact.FromString(received(raw)) == request.artifact
+    read = KeyedMessage.FromString(raw)
+    assert (read.instance_name, read.cache_key) == (request.instance_name, request.cache_key)
 
 
 @given(st.binary(max_size=300))
@@ -52,13 +57,13 @@ def test_of_any_request_that_can_be_read_the_message_can_be(raw: bytes) -> None:
         request = artifact_pb2.UpdateArtifactRequest.FromString(raw)
     except DecodeError:
         return
-    assert artifact_pb2.Artifact.FromString(as_received(raw, 3)) == request.artifact
+    assert artifact_pb2.Artifact.FromString(received(raw)) == request.artifact
 
 
 class Noted:
     """A writer that notes what it is told to bind."""
 
-    def begin_push(self, _: object, push: Any) -> PendingPush:
+    def begin_push(self, _: object, push: Any, **__: Any) -> PendingPush:
         self.push = push
         return None  # type: ignore[return-value]
 
@@ -79,4 +84,4 @@ def test_a_source_keeps_all_that_its_directory_does_not_say(around: bytes) -> No
 
 @pytest.mark.parametrize("raw", [b"", b"\x12\x01k"])
 def test_where_there_is_no_message_nothing_is_cut_out(raw: bytes) -> None:
-    assert as_received(raw, 3) == b""
+    assert received(raw) == b""

@@ -5,16 +5,22 @@ blob that its asset stands for. A source's message says which directory its asse
 kept beside the name.
 """
 
-from millpond._protos.buildstream.v2 import source_pb2
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+
+from millpond._protos.buildstream.v2 import artifact_pb2, source_pb2
 from millpond.core import limits
 from millpond.core.digest import Digest
-from millpond.core.errors import InvalidRequest, NameNotFound, TooMuch
+from millpond.core.errors import InvalidRequest, NameNotFound, TooMuch, WouldBlock
 from millpond.core.names import ARTIFACT_URN, SOURCE_URN, Namespace, uri_of
 from millpond.services import trees
 from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.reading import Reader
 from millpond.services.writing import Writer
 from millpond.store.interface import Bytes
+
+M = TypeVar("M", artifact_pb2.Artifact, source_pb2.Source)
 
 
 def fetch_artifact(reader: Reader, key: str, *, wait: bool = True) -> Bytes:
@@ -43,16 +49,20 @@ def fetch_source(reader: Reader, key: str, *, wait: bool = True) -> Bytes:
     return asset.binding.message or _plain(asset.binding.digest)
 
 
-def begin_artifact(writer: Writer, key: str, message: bytes) -> PendingPush:
+def begin_artifact(writer: Writer, key: str, message: bytes, *, wait: bool = True) -> PendingPush:
     """Bind ``key`` to ``message``, a ``buildstream.v2.Artifact``. To be finished as every push.
 
     Raises:
         InvalidRequest: such a key or such an artifact cannot be.
         IncompleteClosure: something that it needs is not held.
         NoSpace: no room for the message, or for the name.
+        WouldBlock: ``wait`` is False, because the message has to be stored.
     """
     uri = uri_of(ARTIFACT_URN, key)
     _check_size(message, limits.ARTIFACT_MESSAGE_BYTES)
+    if not wait:
+        raise WouldBlock
+    _parsed(artifact_pb2.Artifact, message)
     digest = Digest.of(message)
     (failure,) = writer.put_blobs([(digest, message)])
     if failure is not None:
@@ -60,22 +70,31 @@ def begin_artifact(writer: Writer, key: str, message: bytes) -> PendingPush:
     return writer.begin_push(Namespace.ASSET_BLOB, AssetPush([uri], digest, foreign=False))
 
 
-def begin_source(writer: Writer, key: str, message: bytes) -> PendingPush:
+def begin_source(writer: Writer, key: str, message: bytes, *, wait: bool = True) -> PendingPush:
     """Bind ``key`` to ``message``, a ``buildstream.v2.Source``. To be finished as every push.
 
     Raises:
         InvalidRequest: such a key or such a source cannot be.
         IncompleteClosure: its tree is not all held.
         NoSpace: no room for the name.
+        WouldBlock: ``wait`` is False, and its tree has to be walked.
     """
     uri = uri_of(SOURCE_URN, key)
     _check_size(message, limits.SOURCE_MESSAGE_BYTES)
-    source = source_pb2.Source.FromString(message)
+    source = _parsed(source_pb2.Source, message)
     if not source.HasField("files"):
         raise InvalidRequest("the source has no files")
     digest = trees.parse(source.files)
     more = b"" if message == _plain(digest) else message
-    return writer.begin_push(Namespace.ASSET_DIRECTORY, AssetPush([uri], digest, message=more, foreign=False))
+    push = AssetPush([uri], digest, message=more, foreign=False)
+    return writer.begin_push(Namespace.ASSET_DIRECTORY, push, wait=wait)
+
+
+def _parsed(kind: type[M], message: bytes) -> M:
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidRequest(f"the message is not a {kind.DESCRIPTOR.full_name}") from None
 
 
 def _plain(digest: Digest) -> bytes:

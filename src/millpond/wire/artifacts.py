@@ -13,8 +13,8 @@ class ArtifactServicer(MessageServicer):
 
     async def get_artifact(self, raw: bytes, context: Context) -> bytes:
         """``GetArtifact``."""
-        return await self._get(raw, context, artifact_pb2.GetArtifactRequest, messages.fetch_artifact)
+        return await self._get(raw, context, messages.fetch_artifact)
 
     async def update_artifact(self, raw: bytes, context: Context) -> bytes:
         """``UpdateArtifact``."""
-        return await self._update(raw, context, artifact_pb2.UpdateArtifactRequest, "artifact", messages.begin_artifact)
+        return await self._update(raw, context, messages.begin_artifact)

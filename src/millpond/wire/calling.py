@@ -81,18 +81,26 @@ class Caller:
         except WouldBlock:
             return await self.reading(call, *args, **kwargs, wait=True)
 
+    async def pushing(self, begin: Callable[..., PendingPush], *args: Any) -> None:
+        """Begin a push, in a writer thread if that must block, and see it through until it is durable.
+
+        Raises:
+            NoSpace, NotReady: it was not written; and whatever ``begin`` raises.
+        """
+        try:
+            pending = begin(*args, wait=False)
+        except WouldBlock:
+            pending = await self.writing(begin, *args, wait=True)
+        await _committed(pending)
+
     def close(self) -> None:
         """Let running calls end; start no more."""
         for pool in (self._readers, self._thinker, self._storers, self._writers):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def committed(pending: PendingPush) -> None:
-    """Wait until a push is durable, and finish it. A caller that goes away leaves the transaction to those who share it.
-
-    Raises:
-        NoSpace, NotReady: it was not written.
-    """
+async def _committed(pending: PendingPush) -> None:
+    """Wait until a push is durable, and finish it. A caller that goes away leaves the transaction to those who share it."""
     # asyncio.wrap_future would pass on a cancellation, and costs three callbacks on the loop where this costs one.
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()

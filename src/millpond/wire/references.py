@@ -7,7 +7,7 @@ pushed it, by whichever service, the others find it.
 from millpond._protos.buildstream.v2 import buildstream_pb2 as bst_pb2
 from millpond.core.names import REFERENCE_URN, Namespace, uri_of
 from millpond.services.assets import AssetPush
-from millpond.wire.calling import Caller, committed, decode
+from millpond.wire.calling import Caller, decode
 from millpond.wire.digests import digest_message, digest_of
 from millpond.wire.errors import Context
 from millpond.wire.gate import Gate
@@ -42,7 +42,7 @@ class ReferenceStorageServicer:
         if request.keys:
             uris = [uri_of(REFERENCE_URN, key) for key in request.keys]
             push = AssetPush(uris, digest_of(request.digest), foreign=False)
-            await committed(await self._caller.briefly(writer.begin_push, Namespace.ASSET_DIRECTORY, push))
+            await self._caller.pushing(writer.begin_push, Namespace.ASSET_DIRECTORY, push)
         return b""  # UpdateReferenceResponse has no fields
 
     async def status(self, raw: bytes, context: Context) -> bytes:

@@ -14,7 +14,7 @@ from millpond.core.digest import Digest
 from millpond.core.errors import InvalidRequest
 from millpond.core.names import Namespace
 from millpond.services.assets import Asset, AssetPush, Qualifiers, check_request
-from millpond.wire.calling import Caller, committed, decode
+from millpond.wire.calling import Caller, decode
 from millpond.wire.digests import digest_message, digest_of
 from millpond.wire.errors import Context
 from millpond.wire.gate import SHA256, Gate, check_function
@@ -106,7 +106,7 @@ class PushServicer:
             directories=_references(request.references_directories),
             expires_at_ms=_ms(request.expire_at if request.HasField("expire_at") else None),
         )
-        await committed(await self._caller.briefly(writer.begin_push, namespace, push))
+        await self._caller.pushing(writer.begin_push, namespace, push)
         return b""  # PushBlobResponse and PushDirectoryResponse have no fields
 
 

@@ -13,8 +13,8 @@ class SourceServicer(MessageServicer):
 
     async def get_source(self, raw: bytes, context: Context) -> bytes:
         """``GetSource``."""
-        return await self._get(raw, context, source_pb2.GetSourceRequest, messages.fetch_source)
+        return await self._get(raw, context, messages.fetch_source)
 
     async def update_source(self, raw: bytes, context: Context) -> bytes:
         """``UpdateSource``."""
-        return await self._update(raw, context, source_pb2.UpdateSourceRequest, "source", messages.begin_source)
+        return await self._update(raw, context, messages.begin_source)

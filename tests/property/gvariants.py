@@ -90,3 +90,18 @@ def plain(kind: str, value: Any) -> Any:
     if kind[0] in "({":
         return [plain(*pair) for pair in zip(split(kind[1:-1]), value, strict=True)]
     return value
+
+
+def from_plain(kind: str, said: Any) -> Any:
+    """The value that ``plain`` said."""
+    if kind == "v":
+        return Variant(said["type"], from_plain(said["type"], said["value"]))
+    if kind == "d":
+        return struct.unpack("<d", bytes.fromhex(said))[0]
+    if kind == "ay":
+        return bytes(said)
+    if kind[0] in "am":
+        return [from_plain(kind[1:], one) for one in said]
+    if kind[0] in "({":
+        return tuple(from_plain(*pair) for pair in zip(split(kind[1:-1]), said, strict=True))
+    return said

@@ -11,7 +11,7 @@ import pytest
 from system.bst_client import Remote
 from system.build_site import BuildSite
 from system.holding_proxy import HoldingProxy
-from system.old_clients import APP, ARTIFACTS, EVERYBODY, OldClient, Release, expected
+from system.old_clients import APP, ARTIFACTS, EVERYBODY, OldClient, Release, despite_hangs, expected
 from system.server_process import Millpond
 
 DOWNLOAD = "download.bst"
@@ -64,11 +64,11 @@ def _client(site: BuildSite, number: str, url: str, *, push: bool = True) -> Old
         ("2.8.1", "PushBlob", "2.6.0", "FetchBlob"),
     ],
 )
+@despite_hangs
 def test_what_one_release_pushes_in_its_protocol_another_pulls_in_its_own(
     site: BuildSite, server: Millpond, first: str, push: str, second: str, pull: str
 ) -> None:
-    name = f"from-{first}-to-{second}".replace(".", "-")
-    project = Release(first).project(site.place("project"), name)
+    project = Release(first).project(site.place("project"))
     with watched(server) as way:
         made = _client(site, first, way.url).make(project)
         assert made.outcome.pushes == ARTIFACTS
@@ -135,11 +135,11 @@ def test_what_was_pushed_is_there_after_a_restart(site: BuildSite) -> None:
 
 
 @pytest.mark.parametrize("number", EVERYBODY)
+@despite_hangs
 def test_without_push_everybody_pulls_and_who_wants_to_push_builds_with_one_warning(
     site: BuildSite, server: Millpond, server_without_push: Millpond, number: str
 ) -> None:
-    name = "without-push-" + number.replace(".", "-")
-    made = _client(site, number, server.url).make(Release(number).project(site.place("project"), name))
+    made = _client(site, number, server.url).make(Release(number).project(site.place("project")))
     pulling = _client(site, number, server_without_push.url, push=False)
     assert pulling.bring(made).pulls == ARTIFACTS
     assert pulling.tree(made) == expected(made.project)

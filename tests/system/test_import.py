@@ -23,7 +23,7 @@ from system.old_clients import ARTIFACTS, BASE, Made, OldClient, Release, expect
 from system.old_servers import OldServer
 from system.project_maker import GREETING
 from system.server_process import Millpond
-from system.small_cache import MB, Artifacts
+from system.small_cache import MB, Artifacts, taken_bytes
 from unit.importing.old_stores import NOW_S, Bst1
 from unit.store.repositories import flip, noise
 
@@ -273,47 +273,48 @@ def test_what_moves_into_a_cache_that_is_nearly_full_takes_nothing_from_it(site:
     pushed.close()
 
 
-def test_an_import_that_is_killed_goes_on_where_it_was(site: BuildSite) -> None:
+NAMES = 800
+
+
+@pytest.fixture
+def large_store(site: BuildSite) -> Bst1:
+    """One that takes a while."""
     old = Bst1(site.place("old"))
-    for number in range(300):
-        old.name(f"p/e/{number}", old.tree(f"{number}", [3000] * 10), used_s=NOW_S - number)
-    old.name("p/large/1", old.tree("large", [3 * MB]), used_s=NOW_S - 1000)
-    repo = site.place("repo")
-    command = [sys.executable, "-m", "millpond", "import", "bst1", old.root, repo]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+    for number in range(NAMES):
+        old.name(f"p/e/{number}", old.tree(f"{number}", range(3000, 3010)), used_s=NOW_S - number)
+    return old
+
+
+@contextmanager
+def half_way(old: Bst1, repo: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An import of which some is there and some is not."""
+    command = [sys.executable, "-m", "millpond", "import", "bst1", *options, old.root, repo]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         deadline = time.monotonic() + SECONDS
-        while not bound(repo) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while taken_bytes(repo / "segments") < 4 * MB and time.monotonic() < deadline:
+            time.sleep(0.001)
+        yield running
+
+
+def test_an_import_that_is_killed_goes_on_where_it_was(site: BuildSite, large_store: Bst1) -> None:
+    repo = site.place("repo")
+    with half_way(large_store, repo) as running:
         running.kill()
-    assert running.returncode == -signal.SIGKILL, "it was quicker than we: make the old store larger"
-    facts = imported("bst1", old.root, repo)
+    assert running.returncode == -signal.SIGKILL
+    facts = imported("bst1", large_store.root, repo)
     assert facts["here_before"] > 0
-    assert facts["here_before"] + facts["imported"]["names"] == 301
+    assert facts["imported"]["names"] > 0
+    assert facts["here_before"] + facts["imported"]["names"] == NAMES
     assert millpond("check", "--deep", repo).status == 0
 
 
-def test_an_import_that_is_interrupted_says_what_it_did(site: BuildSite) -> None:
-    old = Bst1(site.place("old"))
-    for number in range(300):
-        old.name(f"p/e/{number}", old.tree(f"{number}", [3000] * 10), used_s=NOW_S - number)
+def test_an_import_that_is_interrupted_says_what_it_did(site: BuildSite, large_store: Bst1) -> None:
     repo = site.place("repo")
-    command = [sys.executable, "-m", "millpond", "import", "bst1", "--json", old.root, repo]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        deadline = time.monotonic() + SECONDS
-        while not bound(repo) and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with half_way(large_store, repo, "--json") as running:
         running.send_signal(signal.SIGINT)
         output, errors = running.communicate(timeout=SECONDS)
     assert (running.returncode, errors.strip()) == (130, b"")
     facts = json.loads(output)
     assert not facts["ended"]
-    assert 0 < facts["imported"]["names"] < 300
-    assert imported("bst1", old.root, repo)["here_before"] >= facts["imported"]["names"]
-
-
-def bound(repo: Path) -> int:
-    """How many names there are, without a word with whoever writes them."""
-    said = subprocess.run(
-        [sys.executable, "-m", "millpond", "names", "list", repo], capture_output=True, text=True, check=False
-    )
-    return len(said.stdout.splitlines())
+    assert 0 < facts["imported"]["names"] < NAMES
+    assert imported("bst1", large_store.root, repo)["here_before"] == facts["imported"]["names"]

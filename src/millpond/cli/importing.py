@@ -22,7 +22,7 @@ from millpond.importing.interface import OldStore, Reason
 from millpond.importing.opening import Kind, open_old_store
 from millpond.opening_names import open_names
 from millpond.services.cache import Cache
-from millpond.services.moving_in import LeftBehind, Moved, MovingIn, StandingClock
+from millpond.services.moving_in import LeftBehind, MovingIn, StandingClock
 from millpond.services.upkeep import turn
 from millpond.store.read_only import ReadOnlyStore
 from millpond.store.repository import filesystem
@@ -79,15 +79,14 @@ def run(wanted: Wanted, *, verbose: bool, as_json: bool) -> int:
         stack.callback(old.close)
         moving = _moving(wanted, old, watch, stack)
         ended = _bring(wanted, moving, old, watch)
-    moved = moving.moved
     if as_json:
-        print(json.dumps(_document(wanted, moved, watch, ended=ended), indent=2))
+        print(json.dumps(_document(wanted, moving, watch, ended=ended), indent=2))
     else:
-        for line in _lines(wanted, moved, watch, verbose=verbose):
+        for line in _lines(wanted, moving, watch, verbose=verbose):
             print(line)
     if not ended:
         raise KeyboardInterrupt
-    return 1 if any(reason.is_loss for reason in moved.left) else 0
+    return 1 if any(reason.is_loss for reason in moving.moved.left) else 0
 
 
 def _bring(wanted: Wanted, moving: MovingIn, old: OldStore, watch: "_Watch") -> bool:
@@ -213,13 +212,14 @@ def _nothing() -> None:
 # -- telling ------------------------------------------------------------------------------------------------------------
 
 
-def _document(wanted: Wanted, moved: Moved, watch: _Watch, *, ended: bool) -> dict[str, Any]:
+def _document(wanted: Wanted, moving: MovingIn, watch: _Watch, *, ended: bool) -> dict[str, Any]:
+    moved = moving.moved
     return {
         "old_store": str(wanted.old),
         "kind": wanted.kind,
         "repository": str(wanted.repo),
         "ended": ended,
-        "imported": {"names": moved.names, "blobs": moved.blobs, "bytes": moved.size_bytes},
+        "imported": {"names": moved.names, "blobs": moving.mover.blobs, "bytes": moving.mover.size_bytes},
         "here_before": moved.here,
         "left": {
             "total": sum(moved.left.values()),
@@ -232,14 +232,14 @@ def _document(wanted: Wanted, moved: Moved, watch: _Watch, *, ended: bool) -> di
     }
 
 
-def _lines(wanted: Wanted, moved: Moved, watch: _Watch, *, verbose: bool) -> list[str]:
+def _lines(wanted: Wanted, moving: MovingIn, watch: _Watch, *, verbose: bool) -> list[str]:
     lossy = [left for left in watch.left_behind if left.reason.is_loss]
     shown = watch.left_behind if verbose else lossy[:_SHOWN]
     lines = list(map(_line, shown))
     if len(lossy) > len(shown):
         lines.append(f"… and {count(len(lossy) - len(shown))} more; --verbose lists all of it")
-    size = format_size(moved.size_bytes)
-    lines.append(f"imported {several(moved.names, 'name')}: {several(moved.blobs, 'blob')}, {size}")
+    moved, size = moving.moved, format_size(moving.mover.size_bytes)
+    lines.append(f"imported {several(moved.names, 'name')}: {several(moving.mover.blobs, 'blob')}, {size}")
     if moved.here:
         lines.append(f"{several(moved.here, 'name')} were here before")
     if moved.left:

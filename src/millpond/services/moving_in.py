@@ -13,22 +13,14 @@ The rule: done again, it goes on where it was, and brings what came since. What 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from millpond.core import limits
 from millpond.core.clock import Clock
-from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import (
-    DigestMismatch,
-    IncompleteClosure,
-    InvalidRequest,
-    MillpondError,
-    NameNotFound,
-    NoSpace,
-    TooMuch,
-)
+from millpond.core.digest import Digest
+from millpond.core.errors import IncompleteClosure, InvalidRequest, NameNotFound, NoSpace, TooMuch
 from millpond.core.names import SOURCE_URN, Name, Namespace, asset_key
 from millpond.importing.interface import Entry, Left, OldName, OldStore, Reason
 from millpond.names.binding import Binding
@@ -37,6 +29,7 @@ from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.both_stores import BothStores, references
 from millpond.services.cache import Cache
 from millpond.services.messages import begin_source
+from millpond.services.moving_blobs import BlobMover, Room, bursts
 from millpond.services.writing import Writer
 from millpond.store.interface import BlobStore
 
@@ -44,9 +37,9 @@ PUSHED_BY = "import"
 """The principal of what moved in."""
 _TRIES = 8
 """How often one name is begun again, because something of it was found to be damaged, or went."""
-_BATCH_BLOBS = 2048
-_SAME_TIME_MS = 60_000
-"""Blobs without a name that were used within so long of each other are noted with one time."""
+_NAMES_AT_ONCE = 64
+_BYTES_AT_ONCE = 64 * limits.MIB
+"""So many names are bound together, or fewer when their blobs come to so much: each sync then serves all of them."""
 
 
 class StandingClock:
@@ -67,18 +60,6 @@ class StandingClock:
     def now(self) -> int:
         """The time that it really is."""
         return self._now()
-
-
-class Room(Protocol):
-    """What is known of the room here (``store.room.spare``)."""
-
-    def fits(self, blobs: Sequence[Digest]) -> bool:
-        """Whether these find room without anything being evicted."""
-        ...
-
-    def could_fit(self, blobs: Sequence[Digest]) -> bool:
-        """Whether they would in an empty cache."""
-        ...
 
 
 class LeftBehind(NamedTuple):
@@ -110,9 +91,16 @@ class Moved:
     """Brought."""
     here: int = 0
     """Names that were here before."""
-    blobs: int = 0
-    size_bytes: int = 0
     left: Counter[Reason] = field(default_factory=Counter)
+
+
+class _Ready(NamedTuple):
+    """A name all of whose blobs are here."""
+
+    entry: Entry
+    old: OldName
+    name: Name
+    push: AssetPush
 
 
 class MovingIn:
@@ -138,15 +126,15 @@ class MovingIn:
         self.moved = Moved()
         self._old = old
         self._cache = cache
-        self._looking = looking
         self._clock = clock
-        self._room = room
         self._watch = watch
         self._instance = instance
         self._overwrite = overwrite
         self._names_fit = names_fit
         self._both = BothStores(looking, old)
-        self._full = False
+        self.mover = BlobMover(old, cache.blobs, looking, self._both, room, watch.step)
+        self._ready: dict[Name, _Ready] = {}
+        self._ready_from_bytes = 0
 
     def listed(self) -> list[Entry]:
         """Every name of the old store, in the order in which they come."""
@@ -158,18 +146,27 @@ class MovingIn:
         Raises:
             MillpondError: this cache cannot be written to. What was brought stays.
         """
-        for entry in entries:
-            uri = ""
-            try:
-                if entry.trouble is not None:
-                    raise Left(entry.trouble)
-                self._clock.stand_at(entry.used_ms)
-                old = self._old.read(entry)
-                uri = old.uri
-                self._bring(old)
-            except Left as why:
-                self._leave(entry.path, why, uri)
-            self._watch.step(1)
+        try:
+            for entry in entries:
+                self._bring_one(entry)
+                self._watch.step(1)
+                brought_bytes = self.mover.size_bytes - self._ready_from_bytes
+                if len(self._ready) >= _NAMES_AT_ONCE or brought_bytes >= _BYTES_AT_ONCE:
+                    self._bind()
+        finally:
+            self._bind()
+
+    def bring_blobs(self, listed: Iterable[tuple[Digest, int]]) -> None:
+        """Bring blobs whether a name needs them or not, each with the time of its last use, the newest first.
+
+        Raises:
+            MillpondError: as :meth:`bring`.
+        """
+        for time_ms, digests in bursts(listed):
+            self._clock.stand_at(time_ms)
+            for digest, why in self.mover.store_some(digests):
+                self._leave(f"blob {digest}", why)
+            self._watch.step(len(digests))
 
     def _leave(self, path: str, why: Left, uri: str = "") -> None:
         self.moved.left[why.reason] += 1
@@ -177,7 +174,19 @@ class MovingIn:
 
     # -- a name -----------------------------------------------------------------------------------------------------
 
-    def _bring(self, old: OldName) -> None:
+    def _bring_one(self, entry: Entry) -> None:
+        uri = ""
+        try:
+            if entry.trouble is not None:
+                raise Left(entry.trouble)
+            self._clock.stand_at(entry.used_ms)
+            old = self._old.read(entry)
+            uri = old.uri
+            self._bring(old, entry)
+        except Left as why:
+            self._leave(entry.path, why, uri)
+
+    def _bring(self, old: OldName, entry: Entry) -> None:
         try:
             assets.check_request([old.uri], old.qualifiers)
         except InvalidRequest as why:
@@ -185,19 +194,20 @@ class MovingIn:
         if old.expires_at_ms is not None and old.expires_at_ms <= self._clock.now():
             raise Left(Reason.EXPIRED)
         name = Name(self._instance, old.namespace, asset_key(old.uri, old.qualifiers))
+        if name in self._ready:
+            self._bind()  # the same name twice: the later use was first
         if self._is_here(name, old):
             self.moved.here += 1
             return
-        if not self._full and not self._names_fit():
-            self._full = True
-            raise Left(Reason.NO_ROOM, "names hold all that the quota leaves them")
-        if self._full:
+        if self.mover.full:
             raise Left(Reason.NO_ROOM)
+        if not self._names_fit():
+            raise self.mover.no_room("names hold all that the quota leaves them")
         self._both.hand_over(old)
         for _ in range(_TRIES):
             push = self._request(old)
-            if self._store_all(self._walked(name, push)) and self._bound(name, old, push):
-                self.moved.names += 1
+            if self.mover.store_all(self._walked(name, push)):
+                self._ready[name] = _Ready(entry, old, name, push)
                 return
         raise Left(Reason.INCOMPLETE, "something of it went again and again while it came")
 
@@ -255,148 +265,37 @@ class MovingIn:
         except (InvalidRequest, TooMuch) as why:
             raise Left(Reason.GARBAGE, str(why)) from None
 
-    def _bound(self, name: Name, old: OldName, push: AssetPush) -> bool:
-        """Bind the name; False when something of it went meanwhile.
+    # -- binding ----------------------------------------------------------------------------------------------------
 
-        Raises:
-            Left: somebody else bound it meanwhile, or there is no room for names.
-        """
-        if self._is_here(name, old):  # a client has pushed it a moment ago
-            return True
-        try:
-            pending = self._begun(name, old, push)
-            pending.bound.result()
-        except IncompleteClosure:
-            return False
-        except NoSpace as why:
-            self._full = True
-            raise Left(Reason.NO_ROOM, str(why)) from None
-        pending.finish()
-        return True
+    def _bind(self) -> None:
+        """Bind what is ready. Where something of it was evicted meanwhile, there is no room for it."""
+        waiting, self._ready = self._ready, {}
+        self._ready_from_bytes = self.mover.size_bytes
+        begun: list[tuple[_Ready, PendingPush]] = []
+        for ready in waiting.values():
+            self._clock.stand_at(ready.entry.used_ms)
+            try:
+                if self._is_here(ready.name, ready.old):  # a client has pushed it a moment ago
+                    self.moved.here += 1
+                else:
+                    begun.append((ready, self._begun(ready)))
+            except (IncompleteClosure, NoSpace) as why:
+                self._leave(ready.entry.path, self.mover.no_room(str(why)), ready.old.uri)
+            except Left as why:
+                self._leave(ready.entry.path, why, ready.old.uri)
+        for ready, pending in begun:
+            self._clock.stand_at(ready.entry.used_ms)
+            try:
+                pending.bound.result()
+            except NoSpace as why:
+                self._leave(ready.entry.path, self.mover.no_room(str(why)), ready.old.uri)
+                continue
+            pending.finish()
+            self.moved.names += 1
 
-    def _begun(self, name: Name, old: OldName, push: AssetPush) -> PendingPush:
+    def _begun(self, ready: _Ready) -> PendingPush:
+        old = ready.old
         if old.message is not None and old.namespace is Namespace.ASSET_DIRECTORY:
             writer = Writer(self._cache, self._instance, PUSHED_BY)
             return begin_source(writer, old.uri.removeprefix(SOURCE_URN), old.message)
-        return assets.begin_push(self._cache, self._instance, name.namespace, push, pushed_by=PUSHED_BY)
-
-    # -- blobs ------------------------------------------------------------------------------------------------------
-
-    def bring_blobs(self, listed: Iterable[tuple[Digest, int]]) -> None:
-        """Bring blobs whether a name needs them or not, each with the time of its last use, the newest first.
-
-        Raises:
-            MillpondError: as :meth:`bring`.
-        """
-        for time_ms, digests in _bursts(listed):
-            self._clock.stand_at(time_ms)
-            wanted = self._looking.find_missing([digest for digest in digests if digest != EMPTY])
-            gone = Left(Reason.VANISHED)
-            try:
-                if self._full:
-                    raise Left(Reason.NO_ROOM)
-                self._check_room(wanted)
-                for batch in self._batches(wanted):
-                    self._store(batch)
-            except Left as why:
-                gone = why
-            for digest in self._looking.find_missing(wanted):
-                self._leave(f"blob {digest}", self._both.damaged.get(digest, gone))
-            self._watch.step(len(digests))
-
-    def _store_all(self, digests: Sequence[Digest]) -> bool:
-        """Store what is not here yet; False when something of it cannot be had, which the next walk will judge.
-
-        Raises:
-            Left: there is no room for it.
-        """
-        wanted = self._looking.find_missing([digest for digest in digests if digest != EMPTY])
-        if not wanted:
-            return True
-        self._check_room(wanted)
-        return all(map(self._store, self._batches(wanted)))
-
-    def _check_room(self, wanted: Sequence[Digest]) -> None:
-        if self._room.fits(wanted):
-            return
-        if not self._room.could_fit(wanted):
-            raise Left(Reason.NO_ROOM, "it is larger than the quota")
-        self._full = True
-        raise Left(Reason.NO_ROOM)
-
-    def _batches(self, wanted: Sequence[Digest]) -> Iterator[list[Digest]]:
-        """In pieces that fit in memory; a large blob by itself."""
-        batch: list[Digest] = []
-        size = 0
-        for digest in wanted:
-            if digest.size_bytes > limits.IN_MEMORY_UPLOAD_BYTES:
-                yield [digest]
-                continue
-            if size + digest.size_bytes > limits.BATCH_BYTES or len(batch) == _BATCH_BLOBS:
-                yield batch
-                batch, size = [], 0
-            batch.append(digest)
-            size += digest.size_bytes
-        if batch:
-            yield batch
-
-    def _store(self, batch: Sequence[Digest]) -> bool:
-        """Store a batch; whether all of it could be had.
-
-        Raises:
-            Left: there is no room for it.
-        """
-        self._watch.step(0)
-        if batch[0].size_bytes > limits.IN_MEMORY_UPLOAD_BYTES:
-            return self._stream(batch[0])
-        blobs = [(digest, content) for digest in batch if (content := self._both.unverified(digest)) is not None]
-        outcomes = self._cache.blobs.put_many(blobs)
-        stored = [self._is_stored(blob[0], failure) for blob, failure in zip(blobs, outcomes, strict=True)]
-        return len(blobs) == len(batch) and all(stored)
-
-    def _stream(self, digest: Digest) -> bool:
-        try:
-            upload = self._cache.blobs.begin_upload(digest, f"import/{digest}", offset=0)
-        except NoSpace as why:
-            return self._is_stored(digest, why)
-        try:
-            for piece in self._old.chunks(digest):
-                upload.write(piece)
-            upload.finish()
-        except Left as why:
-            upload.abandon()
-            self._both.note(digest, why)
-            return False
-        except MillpondError as why:
-            upload.abandon()
-            return self._is_stored(digest, why)
-        return self._is_stored(digest, None)
-
-    def _is_stored(self, digest: Digest, failure: MillpondError | None) -> bool:
-        if failure is None:
-            self.moved.blobs += 1
-            self.moved.size_bytes += digest.size_bytes
-            return True
-        if isinstance(failure, DigestMismatch):
-            self._both.note(digest, Left(Reason.DAMAGED, f"blob {digest} is not what its name says"))
-            return False
-        if isinstance(failure, NoSpace):
-            self._full = True
-            raise Left(Reason.NO_ROOM, str(failure))
-        raise failure
-
-
-def _bursts(listed: Iterable[tuple[Digest, int]]) -> Iterator[tuple[int, list[Digest]]]:
-    """Blobs that were used at about the same time, newest first, with the earliest of their times."""
-    burst: list[Digest] = []
-    begun_ms = last_ms = 0
-    for digest, time_ms in sorted(listed, key=lambda one: -one[1]):
-        if burst and (begun_ms - time_ms > _SAME_TIME_MS or len(burst) == _BATCH_BLOBS):
-            yield last_ms, burst
-            burst = []
-        if not burst:
-            begun_ms = time_ms
-        burst.append(digest)
-        last_ms = time_ms
-    if burst:
-        yield last_ms, burst
+        return assets.begin_push(self._cache, self._instance, old.namespace, ready.push, pushed_by=PUSHED_BY)

@@ -13,6 +13,7 @@ from contract.http_site import Peer, run, serving
 
 from millpond.core import limits
 from millpond.web.messages import Answer, Body, Request
+from millpond.web.messages import Peer as WhoAsks
 
 HEX = "ab" * 32
 COMMIT = f"objects/{HEX[:2]}/{HEX[2:]}.commit"
@@ -471,5 +472,30 @@ def test_what_does_not_end_in_time_is_cut_off() -> None:
             await peer.reader.readexactly(1000)
             await site.server.stop(0.05)
             assert endless.closed.is_set()
+
+    run(story)
+
+
+def test_it_is_known_whether_a_peer_left_by_itself() -> None:
+    """So that a pull is over when its client is gone, and not when a connection was closed for other reasons."""
+    peers: list[WhoAsks] = []
+
+    async def handler(request: Request) -> Answer:
+        peers.append(request.peer)
+        return Answer(HTTPStatus.NOT_FOUND)
+
+    async def story() -> None:
+        async with serving(handler) as site:
+            staying, leaving, saying_so = [await site.peer() for _ in range(3)]
+            await staying.get("/")
+            await leaving.get("/")
+            await saying_so.get("/", "Connection: close")
+            await leaving.close()
+            assert await saying_so.is_closed()
+            while peers[1].connected or peers[2].connected:
+                await asyncio.sleep(0.001)
+            assert [(peer.connected, peer.left) for peer in peers] == [(True, False), (False, True), (False, False)]
+            await staying.get("/")
+            assert peers[3] is peers[0]
 
     run(story)

@@ -107,8 +107,9 @@ PULLED_COMMITS = 256
 """Commits of one address for which that is remembered: those that it began last. A client pulls few at a time, but many
 may come by one proxy."""
 
-PULL_SECONDS = 3600
-"""A pull is over after so long, whatever its address goes on asking for."""
+PULL_SECONDS = 600
+"""A pull of which the connection says nothing any more counts as going on for so long, while its address asks for
+anything."""
 
 # -- uploads and reads --------------------------------------------------------------------------------------------
 

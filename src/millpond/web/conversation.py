@@ -16,7 +16,7 @@ import h11
 
 from millpond.core import limits
 from millpond.core.errors import NotAuthenticated
-from millpond.web.messages import Answer, Body, Handler, Request
+from millpond.web.messages import Answer, Body, Handler, Peer, Request
 
 _LOG = logging.getLogger(__name__)
 _READ_BYTES = limits.HTTP_HEADER_BYTES
@@ -52,7 +52,7 @@ class Conversation:
         """``admit`` is asked for each request; it raises ``NotAuthenticated`` for who may not come in, or no longer."""
         self._reader, self._writer, self._handler, self._admit = reader, writer, handler, admit
         self._standing = standing
-        self._peer = str((writer.get_extra_info("peername") or ("",))[0])
+        self._peer = Peer(str((writer.get_extra_info("peername") or ("",))[0]))
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.HTTP_HEADER_BYTES)
 
     async def hold(self) -> None:
@@ -65,13 +65,16 @@ class Conversation:
             await self._refuse(HTTPStatus(error.error_status_hint))
         except (OSError, TimeoutError, h11.LocalProtocolError, CutShort) as error:
             _LOG.debug("a connection ended: %r", error)
+        finally:
+            self._peer.connected = False
 
     async def _exchange(self) -> bool:
         """One request and its answer; whether another may follow."""
         async with asyncio.timeout(limits.HTTP_REQUEST_SECONDS):
             event = await self._next_event()
         if not isinstance(event, h11.Request):
-            return False  # the peer has closed
+            self._peer.left = True
+            return False
         self._standing.waiting_since = None
         if not isinstance(self._http.next_event(), h11.EndOfMessage):
             self._standing.ending = True  # it goes on to send a body, which nobody here wants to read
@@ -143,7 +146,7 @@ class Conversation:
             await self._writer.drain()
 
 
-def _request(event: h11.Request, peer: str) -> Request:
+def _request(event: h11.Request, peer: Peer) -> Request:
     path = event.target.decode("ascii")
     scheme, separator, rest = path.partition("://")
     if separator and scheme.lower() in ("http", "https"):  # as to a proxy (RFC 9112 §3.2.2)

@@ -32,18 +32,31 @@ class Body:
     at_hand: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class Peer:
+    """Who is at the other end of a connection.
+
+    ``connected``: it still is. ``left``: it was it who ended the connection, between two requests and without having said
+    so before.
+    """
+
+    address: str = ""
+    connected: bool = True
+    left: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a peer asks for.
 
-    ``path`` as it came, percent-encoded, without a query; names of ``headers`` in lower case; ``peer``: its address,
-    without a port.
+    ``path`` as it came, percent-encoded, without a query; names of ``headers`` in lower case; the same ``peer`` for all
+    requests of one connection.
     """
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    peer: str = ""
+    peer: Peer = field(default_factory=Peer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,62 +71,57 @@ def _has_file(directory: str) -> bool:
 
 
 class Change:
-    """Refs that are to become these commits, made ready in ``staging``, a directory of the same file system.
-
-    Raises:
-        OSError: a file or directory cannot be made.
-    """
+    """Refs that are to become these commits, made ready in ``staging``, a directory of the same file system."""
 
     def __init__(self, repo: str, commits: dict[str, str], staging: str) -> None:
-        self._repo = repo
+        self._heads = f"{repo}/{HEADS}"
         self._staging = staging
-        self._ready: list[tuple[str, str]] = []
-        self._before: dict[str, str | None] = {}
-        heads = f"{repo}/{HEADS}"
-        for number, (ref, commit) in enumerate(commits.items()):
-            new, path = f"{staging}/ref-{number}", f"{heads}/{ref}"
+        self._commits = {f"{self._heads}/{ref}": commit for ref, commit in commits.items()}
+        self._changed: list[tuple[str, str | None]] = []
+
+    def prepare(self) -> None:
+        """Write what is to be renamed, and keep what is there now.
+
+        Raises:
+            OSError: a file or directory cannot be made.
+        """
+        for number, (path, commit) in enumerate(self._commits.items()):
             _remove_empty(path)
-            make_directories(os.path.dirname(path), heads)
-            write_file(new, f"{commit}\n".encode())
-            self._ready.append((new, path))
-            self._before[path] = read_ref(path)
+            make_directories(os.path.dirname(path), self._heads)
+            write_file(f"{self._staging}/ref-{number}", f"{commit}\n".encode())
+            with suppress(FileNotFoundError):
+                os.link(path, f"{self._staging}/ref-{number}-before")
 
     def directories(self) -> set[str]:
         """Those in which something is renamed."""
-        return {os.path.dirname(path) for _, path in self._ready}
+        return {os.path.dirname(path) for path in self._commits}
 
     def apply(self) -> None:
-        """Rename them all; if one cannot be, those before it become what they were.
+        """Rename them all; what was done before a failure is for :meth:`revert`.
 
         Raises:
-            OSError: one cannot be.
+            OSError: one cannot be renamed.
         """
-        changed = []
-        try:
-            for new, path in self._ready:
-                os.rename(new, path)
-                changed.append(path)
-        except OSError:
-            self.revert(changed)
-            raise
+        for number, path in enumerate(self._commits):
+            before = f"{self._staging}/ref-{number}-before"
+            known = before if os.path.exists(before) else None
+            os.rename(f"{self._staging}/ref-{number}", path)
+            self._changed.append((path, known))
 
-    def revert(self, paths: list[str] | None = None) -> None:
-        """Make them what they were."""
-        for path in [path for _, path in self._ready] if paths is None else paths:
-            before = self._before[path]
-            with suppress(OSError):
+    def revert(self) -> bool:
+        """Make them what they were, even when the disk is full; whether that could be done."""
+        reverted = True
+        for path, before in self._changed:
+            try:
                 if before is None:
                     os.unlink(path)
-                    _remove_parents(path, f"{self._repo}/{HEADS}")
                 else:
-                    new = f"{self._staging}/ref-before"
-                    write_file(new, f"{before}\n".encode())
-                    os.rename(new, path)
-
-    def abandon(self) -> None:
-        """None of them is to change after all: the directories that were made for them go."""
-        for _, path in self._ready:
-            _remove_parents(path, f"{self._repo}/{HEADS}")
+                    os.rename(before, path)
+            except OSError:
+                reverted = False
+        for path in self._commits:  # and the directories that were made for them
+            _remove_parents(path, self._heads)
+        return reverted
 
 
 def _remove_empty(path: str) -> None:
@@ -153,6 +148,8 @@ def _remove_parents(path: str, top: str) -> None:
     while parent != top:
         try:
             os.rmdir(parent)
+        except FileNotFoundError:
+            pass  # those above it may be there
         except OSError:
             return
         parent = os.path.dirname(parent)

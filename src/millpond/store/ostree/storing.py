@@ -14,7 +14,7 @@ The rule: what fails before 5 leaves nothing behind.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from millpond.core.errors import IncompleteClosure
 from millpond.disk.files import sync_directory
@@ -104,24 +104,25 @@ class Push:
     # -- into its place ---------------------------------------------------------------------------------------------------
 
     def _commit(self, keys: dict[Key, None], refs: Mapping[str, str]) -> None:
-        with ExitStack() as undo:
-            undo.callback(self._unlink)
+        change = Change(self._repo, self._commits, self._staging.path)
+        summary: NewSummary | None = None
+        try:
             self._link_all(keys)
-            change = Change(self._repo, self._commits, self._staging.path)
-            undo.callback(change.abandon)
-            now_ms = self._clock()
+            change.prepare()
+            entries = listed(self._repo, refs, self._staging.commits)
             tombstones = self._repository.settings.has_tombstones
-            summary = NewSummary(
-                self._repo, listed(self._repo, refs, self._staging.commits), now_ms, has_tombstones=tombstones
-            )
-            undo.callback(summary.abandon)
+            summary = NewSummary(self._repo, entries, self._clock(), has_tombstones=tombstones)
             self._staging.sync()
             begin_change(self._repo)
-            undo.callback(end_change, self._repo)
             change.apply()
-            undo.callback(change.revert)
             summary.apply()
-            undo.pop_all()
+        except BaseException:
+            if summary is not None:
+                summary.abandon()
+            if change.revert():
+                end_change(self._repo)
+                self._unlink()  # else a ref may need them, and whoever comes next writes the summary
+            raise
         self._settle(change)
 
     def _settle(self, change: Change) -> None:

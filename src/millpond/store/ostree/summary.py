@@ -70,7 +70,11 @@ class NewSummary:
         self._new = f"{repo}/{_NEW}"
         with suppress(FileNotFoundError):
             os.unlink(self._new)
-        write_file(self._new, encode_summary(Summary(refs, now_ms // 1000, has_tombstones)))
+        try:
+            write_file(self._new, encode_summary(Summary(refs, now_ms // 1000, has_tombstones)))
+        except BaseException:
+            self.abandon()
+            raise
 
     def apply(self) -> None:
         """From now on it is the summary. A signature was of the old one.

@@ -34,6 +34,16 @@ def test_what_is_not_ours_is_named_and_left_alone(tmp_path: Path, what: str) -> 
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("what", "kind"), [("BuildStream 1.9x", "bst19"), ("BuildStream 1.x", "bst1"), ("casd", "casd")]
+)
+def test_who_names_the_store_of_another_server_is_told_how_to_move_in(tmp_path: Path, what: str, kind: str) -> None:
+    for directory in OTHERS[what]:
+        (tmp_path / directory).mkdir(parents=True)
+    with pytest.raises(RefusedToStart, match=rf"; millpond import {kind} brings its content there$"):
+        open_repository(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "1"}', '{"format": null}', "\0\xff", "7", "{"])
 def test_a_damaged_marker_is_said_to_be(tmp_path: Path, content: str) -> None:
     (tmp_path / MARKER).write_text(content)

@@ -45,12 +45,12 @@ _BEFORE_THE_MARKER = frozenset(
     }
     | {f"{MARKER}.new", "scrub", "ballast"}
 )
-_OTHERS = (
-    (("artifacts/refs", "source_protos"), "the store of a BuildStream 1.9x bst-artifact-server"),
-    (("cas/refs/heads",), "the store of a BuildStream 1.x bst-artifact-server"),
-    (("cas/objects", "cas/staging", "assets/objects"), "the store of buildbox-casd"),
-    (("refs/tags", "objects/pack"), "a git repository"),
-    (("refs/heads", "objects"), "an OSTree repository"),
+_OTHERS = (  # how it is recognised, what it is, and which import brings its content
+    (("artifacts/refs", "source_protos"), "the store of a BuildStream 1.9x bst-artifact-server", "bst19"),
+    (("cas/refs/heads",), "the store of a BuildStream 1.x bst-artifact-server", "bst1"),
+    (("cas/objects", "cas/staging", "assets/objects"), "the store of buildbox-casd", "casd"),
+    (("refs/tags", "objects/pack"), "a git repository", ""),
+    (("refs/heads", "objects"), "an OSTree repository", ""),
 )
 
 
@@ -169,9 +169,10 @@ def recognise(repository: Path) -> dict[str, Any] | None:
         return _marker(repository / MARKER)
     if not entries - _BEFORE_THE_MARKER:
         return None
-    for signs, what in _OTHERS:
+    for signs, what, kind in _OTHERS:
         if any((repository / sign).is_dir() for sign in signs):
-            raise RefusedToStart(f"{repository} is {what}: name an empty or new directory for the repository")
+            how = f"; millpond import {kind} brings its content there" if kind else ""
+            raise RefusedToStart(f"{repository} is {what}: name an empty or new directory for the repository{how}")
     raise RefusedToStart(f"{repository} holds another program's data: name an empty or new directory")
 
 

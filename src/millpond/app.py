@@ -116,11 +116,18 @@ def _address(listener: Listener, watchers: Mapping[TlsFiles, IdentityWatcher]) -
     if listener.tls is None:
         return Address(listener.address, None)
     watcher = watchers[listener.tls]
-    configuration = functools.lru_cache(maxsize=2)(_configuration)
+    given = watcher.current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        # None: nothing new. Whatever gRPC is given it parses, which is the better part of a millisecond per connection.
+        nonlocal given
+        if (newest := watcher.current()) is given:
+            return None
+        given = newest
+        return _configuration(newest)
+
     credentials = grpc.dynamic_ssl_server_credentials(
-        configuration(watcher.current()),
-        lambda: configuration(watcher.current()),
-        require_client_authentication=listener.tls.client_certs is not None,
+        _configuration(given), changed, require_client_authentication=listener.tls.client_certs is not None
     )
     return Address(listener.address, credentials)
 

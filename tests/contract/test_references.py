@@ -154,6 +154,8 @@ def test_a_key_that_cannot_be_is_refused_and_takes_the_others_with_it(client: Cl
 def test_more_keys_than_a_push_may_have_and_what_is_no_digest_are_refused(client: Client, tree: Tree) -> None:
     with refused("INVALID_ARGUMENT"):
         update(client, *(key() for _ in range(65)), digest=tree.root)
+    with refused("INVALID_ARGUMENT"):
+        update(client, *["k"] * 1_000_000, digest=tree.root)
     with refused("INVALID_ARGUMENT", "hash"):
         client.call("UpdateReference", keys=[key()])
     with refused("INVALID_ARGUMENT", "hash"):

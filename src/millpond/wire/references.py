@@ -5,6 +5,7 @@ pushed it, by whichever service, the others find it.
 """
 
 from millpond._protos.buildstream.v2 import buildstream_pb2 as bst_pb2
+from millpond.core import limits
 from millpond.core.names import REFERENCE_URN, Namespace, uri_of
 from millpond.services.assets import AssetPush
 from millpond.wire.calling import Caller, decode
@@ -40,7 +41,8 @@ class ReferenceStorageServicer:
         request = decode(bst_pb2.UpdateReferenceRequest, raw)
         writer = admission.writer(principal, request.instance_name)
         if request.keys:
-            uris = [uri_of(REFERENCE_URN, key) for key in request.keys]
+            # One more than a push may have is enough to be refused.
+            uris = [uri_of(REFERENCE_URN, key) for key in request.keys[: limits.URIS + 1]]
             push = AssetPush(uris, digest_of(request.digest), foreign=False)
             await self._caller.pushing(writer.begin_push, Namespace.ASSET_DIRECTORY, push)
         return b""  # UpdateReferenceResponse has no fields

@@ -12,7 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from fuzz.targets import TARGETS, Target
+from fuzz.ostree_targets import OSTREE_TARGETS
+from fuzz.targets import TARGETS as CAS_TARGETS
+from fuzz.targets import Target
+
+TARGETS = CAS_TARGETS | OSTREE_TARGETS
 
 _INTERESTING = [b"", b"\0", b"\xff", b"\x7f", b"\x80", b"\xff" * 8, b"/", b"..", b"\0" * 8, b"9" * 20, "é".encode()]
 _KEPT = 500

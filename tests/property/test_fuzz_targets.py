@@ -9,8 +9,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ["binding", "find_missing", "keys", "names_values", "resource_names", "segment_footer", "segment_header"]
-TARGETS += ["segment_records", "sizes", "source", "touch_log", "update_artifact", "write_request"]
+TARGETS = [
+    "binding",
+    "find_missing",
+    "gvariant",
+    "keys",
+    "names_values",
+    "ostree_config",
+    "ostree_file",
+    "ostree_frame",
+    "ostree_metadata",
+    "ostree_names",
+    "ostree_summary",
+    "ostree_tar",
+    "resource_names",
+    "segment_footer",
+    "segment_header",
+    "segment_records",
+    "sizes",
+    "source",
+    "touch_log",
+    "update_artifact",
+    "write_request",
+]
 
 
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:

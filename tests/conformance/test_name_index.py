@@ -269,6 +269,25 @@ def test_binding_again_replaces(make_names: MakeNames) -> None:
     assert len(list(index.names())) == 1
 
 
+def test_without_overwriting_a_name_that_is_bound_stays_and_the_others_are_bound(make_names: MakeNames) -> None:
+    index = make_names()
+    index.bind([(name("a"), binding("first"))])
+    index.bind_later([(name("a"), binding("second")), (name("b"), binding("second"))], overwrite=False).result()
+    assert index.resolve(name("a")) == binding("first")
+    assert index.resolve(name("b")) == binding("second")
+
+
+def test_of_eight_who_do_not_overwrite_one_wins(make_names: MakeNames) -> None:
+    index = make_names()
+    key = hesitant("key")
+    offers = [binding(f"{number}") for number in range(CALLERS)]
+    at_once(lambda number: index.bind_later([(key, offers[number])], overwrite=False).result())
+    winner = index.resolve(key)
+    assert winner in offers
+    index.bind_later([(key, binding("late"))], overwrite=False).result()
+    assert index.resolve(key) == winner
+
+
 def test_of_two_bindings_in_one_call_the_last_stays(make_names: MakeNames) -> None:
     index = make_names()
     index.bind([(name("key"), binding("first")), (name("key"), binding("last"))])

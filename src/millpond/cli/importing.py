@@ -38,7 +38,7 @@ from millpond.store.uses.table import Uses
 _SHOWN = 20
 """So much that was left out is listed without being asked; --json and --verbose list all of it."""
 _TURN_SECONDS = 30.0
-_MERGE_SECONDS = 2.0
+_MERGE_SECONDS = 0.5
 WORDS = {
     Reason.DAMAGED: "damaged",
     Reason.INCOMPLETE: "incomplete",

@@ -31,8 +31,10 @@ class NameIndex(Protocol):
 
         """
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]]) -> "Future[None]":
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
         """As :meth:`bind`, without waiting: the future is done when the bindings are durable, or fails as bind would.
+
+        Without ``overwrite`` a name that is bound stays as it is, whoever bound it in this very moment.
 
         Raises:
             NotReady: the index is closed.

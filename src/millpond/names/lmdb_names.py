@@ -94,14 +94,15 @@ class LmdbNames:
         """See :meth:`NameIndex.bind`."""
         self.bind_later(bindings).result()
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]]) -> "Future[None]":
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
         """See :meth:`NameIndex.bind_later`."""
         rows = [(name.row, values.value_of(name, binding)) for name, binding in bindings]
 
         def write(transaction: "lmdb.Transaction[bytes]") -> None:
-            grown = sum(self._put(transaction, row, value) for row, value in rows)
+            put = [one for one in rows if overwrite or not self._is_bound(transaction, one[0])]
+            grown = sum(self._put(transaction, row, value) for row, value in put)
             held = self._room.changed(transaction, grown)
-            self.changes.note(transaction, [row for row, _ in rows])
+            self.changes.note(transaction, [row for row, _ in put])
             if self._limit_bytes is not None and grown > 0 and held > self._limit_bytes():
                 raise NoSpace(
                     f"names hold all of the {self._limit_bytes()} bytes that the quota leaves them, and none could give"
@@ -170,6 +171,14 @@ class LmdbNames:
         value = transaction.get(row, db=self._bindings)
         try:
             return value is not None and values.binding_of(row, value) == expected
+        except values.Damaged as damage:
+            self._report(row, damage)
+            return False
+
+    def _is_bound(self, transaction: "lmdb.Transaction[bytes]", row: bytes) -> bool:
+        value = transaction.get(row, db=self._bindings)
+        try:
+            return value is not None and bool(values.binding_of(row, value))
         except values.Damaged as damage:
             self._report(row, damage)
             return False

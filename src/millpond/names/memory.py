@@ -7,7 +7,7 @@ index that is closed, and several indexes may stand on one.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 
 from millpond.core.errors import NameNotFound, NotReady
 from millpond.core.names import Name, Namespace
@@ -20,7 +20,7 @@ class Shelf:
 
     bindings: dict[Name, bytes] = field(default_factory=dict)
     next_number: int = 1
-    lock: Lock = field(default_factory=Lock)
+    lock: RLock = field(default_factory=RLock)
 
 
 class MemoryNames:
@@ -36,9 +36,11 @@ class MemoryNames:
         with shelf.lock:
             shelf.bindings.update(encoded)
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]]) -> "Future[None]":
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
         """See :meth:`NameIndex.bind_later`."""
-        self.bind(bindings)
+        shelf = self._open_shelf()
+        with shelf.lock:
+            self.bind([one for one in bindings if overwrite or one[0] not in shelf.bindings])
         bound: Future[None] = Future()
         bound.set_result(None)
         return bound

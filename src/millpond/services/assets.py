@@ -54,6 +54,8 @@ class AssetPush:
     """What to keep beside the digest: see ``Binding``."""
     foreign: bool = True
     """Whether its blobs may live elsewhere."""
+    overwrite: bool = True
+    """Whether a name that is bound already is bound anew."""
 
 
 def check_request(uris: Sequence[str], qualifiers: Qualifiers) -> None:
@@ -127,13 +129,19 @@ class PendingPush:
     """A push whose names are on their way to the disk. Hold it until :attr:`bound` is done, then :meth:`finish` it."""
 
     def __init__(
-        self, cache: Cache, names: Sequence[Name], binding: Binding, footprint: Footprint | None = None
+        self,
+        cache: Cache,
+        names: Sequence[Name],
+        binding: Binding,
+        footprint: Footprint | None = None,
+        *,
+        overwrite: bool = True,
     ) -> None:
         self._closures = cache.closures
         self._names = names
         self._binding = binding
         self._footprint = footprint
-        self.bound: Future[None] = cache.names.bind_later([(name, binding) for name in names])
+        self.bound: Future[None] = cache.names.bind_later([(name, binding) for name in names], overwrite=overwrite)
 
     def finish(self) -> None:
         """The names are durable: note where their closure lies and end the leases of its blobs."""
@@ -171,14 +179,15 @@ def begin_push(
     )
     names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
     if cache.index_only:
-        return PendingPush(cache, names, binding)
+        return PendingPush(cache, names, binding, overwrite=request.overwrite)
     try:
         found, footprint = _settled(cache, names, binding, wait=wait)
     except IncompleteClosure:
         if not request.foreign or not _is_foreign(cache, names, binding):
             raise
-        return PendingPush(cache, names, replace(binding, foreign=True))
-    return PendingPush(cache, names, replace(binding, closure_bytes=found.size_bytes), footprint)
+        return PendingPush(cache, names, replace(binding, foreign=True), overwrite=request.overwrite)
+    binding = replace(binding, closure_bytes=found.size_bytes)
+    return PendingPush(cache, names, binding, footprint, overwrite=request.overwrite)
 
 
 def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str) -> None:

@@ -21,16 +21,14 @@ from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.core.errors import IncompleteClosure, InvalidRequest, NameNotFound, NoSpace, TooMuch
-from millpond.core.names import SOURCE_URN, Name, Namespace, asset_key
+from millpond.core.names import Name, Namespace, asset_key
 from millpond.importing.interface import Entry, Left, OldName, OldStore, Reason
 from millpond.names.binding import Binding
 from millpond.services import assets, closure
 from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.both_stores import BothStores, references
 from millpond.services.cache import Cache
-from millpond.services.messages import begin_source
 from millpond.services.moving_blobs import BlobMover, Room, bursts
-from millpond.services.writing import Writer
 from millpond.store.interface import BlobStore
 
 PUSHED_BY = "import"
@@ -245,7 +243,9 @@ class MovingIn:
             blobs=blobs,
             directories=directories,
             expires_at_ms=old.expires_at_ms,
+            message=old.message or b"" if old.namespace is Namespace.ASSET_DIRECTORY else b"",
             foreign=False,
+            overwrite=self._overwrite,
         )
 
     def _walked(self, name: Name, push: AssetPush) -> list[Digest]:
@@ -278,7 +278,10 @@ class MovingIn:
                 if self._is_here(ready.name, ready.old):  # a client has pushed it a moment ago
                     self.moved.here += 1
                 else:
-                    begun.append((ready, self._begun(ready)))
+                    push = assets.begin_push(
+                        self._cache, self._instance, ready.old.namespace, ready.push, pushed_by=PUSHED_BY
+                    )
+                    begun.append((ready, push))
             except (IncompleteClosure, NoSpace) as why:
                 self._leave(ready.entry.path, self.mover.no_room(str(why)), ready.old.uri)
             except Left as why:
@@ -292,10 +295,3 @@ class MovingIn:
                 continue
             pending.finish()
             self.moved.names += 1
-
-    def _begun(self, ready: _Ready) -> PendingPush:
-        old = ready.old
-        if old.message is not None and old.namespace is Namespace.ASSET_DIRECTORY:
-            writer = Writer(self._cache, self._instance, PUSHED_BY)
-            return begin_source(writer, old.uri.removeprefix(SOURCE_URN), old.message)
-        return assets.begin_push(self._cache, self._instance, old.namespace, ready.push, pushed_by=PUSHED_BY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unit.cli.test_check import millpond
@@ -16,6 +17,9 @@ from millpond._protos.build.bazel.remote.asset.v1 import remote_asset_pb2 as ass
 from millpond._protos.buildstream.v2 import artifact_pb2, source_pb2
 from millpond.core.digest import Digest
 from millpond.core.names import ARTIFACT_URN, SOURCE_URN, Name, Namespace, asset_key
+from millpond.names.binding import Binding
+from millpond.services import assets
+from millpond.services.cache import Cache
 
 NAME = f"project/element/{KEY}"
 MB = 1_000_000
@@ -263,6 +267,24 @@ def test_a_name_that_is_here_is_not_replaced_unless_told_so(old: OldStore, bring
     assert after is not None
     assert before is not None
     assert after.digest != before.digest
+
+
+def test_a_name_that_a_client_binds_in_this_very_moment_is_not_replaced(
+    old: OldStore, bring: Bring, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = old.bound(NAME)
+    pushed = Binding(Digest.of(b"a client's"), 7, foreign=True)
+    settled = assets._settled
+
+    def meanwhile(cache: Cache, *arguments: Any, **options: Any) -> Any:
+        found = settled(cache, *arguments, **options)
+        cache.names.bind([(name, pushed)])
+        return found
+
+    monkeypatch.setattr(assets, "_settled", meanwhile)
+    old.name(NAME, old.tree("a"))
+    bring(old)()
+    assert here.binding(name) == pushed
 
 
 # -- room and order -----------------------------------------------------------------------------------------------------------

@@ -78,18 +78,5 @@ def loose_path(checksum: str, kind: str) -> str:
     return f"objects/{checksum[:2]}/{checksum[2:]}.{kind}"
 
 
-def served(path: str) -> bool:
-    """Whether a pulling client may see this path: refs, objects, summary and config, no directory and nothing beside."""
-    if path in ("config", "summary", "summary.sig"):
-        return True
-    if path.startswith("refs/heads/"):
-        return is_ref(path.removeprefix("refs/heads/"))
-    parts = path.split("/")
-    if len(parts) != 3 or parts[0] != "objects":
-        return False
-    rest, _, kind = parts[2].partition(".")
-    return is_checksum(parts[1] + rest) and len(parts[1]) == 2 and kind in (*OBJECT_TYPES, "commitmeta")
-
-
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 100 else text[:97] + "...")

@@ -37,6 +37,9 @@ _HEAD = Struct(">I4x")
 _PLAIN = Struct(">QIIII")
 _PLAIN_END = b"\0\x19"
 """How a stored header without target and without extended attributes goes on after its numbers."""
+_PLAIN_HASHED = Struct(">I4xIIII")
+_PLAIN_HASHED_END = b"\0\x11"
+"""And the same without the size: nearly all files are such, and there are many."""
 
 
 class Commit(namedtuple("Commit", ("parent", "timestamp", "tree", "meta"))):
@@ -89,6 +92,9 @@ class FileHeader(namedtuple("FileHeader", ("size", "uid", "gid", "mode", "target
 
     def hashed(self) -> bytes:
         """What the name of the object is made of, before the content."""
+        if not self.target and not self.xattrs:
+            size = _PLAIN_HASHED.size - HEAD_BYTES + len(_PLAIN_HASHED_END)
+            return _PLAIN_HASHED.pack(size, self.uid, self.gid, self.mode, 0) + _PLAIN_HASHED_END
         return _headed(encode(FILE_TYPE, self._hashed(), order="big"))
 
     def _hashed(self) -> tuple[object, ...]:

@@ -98,9 +98,12 @@ def _octal(field: bytes) -> int:
     digits = field.partition(b"\0")[0].strip(b" ")
     if not digits:
         return 0
-    if not all(0x30 <= digit <= 0x37 for digit in digits):
-        raise InvalidRequest("a damaged number in the tar stream")
-    return int(digits, 8)
+    try:
+        if digits.isdigit():
+            return int(digits, 8)
+    except ValueError:
+        pass  # an 8 or a 9
+    raise InvalidRequest("a damaged number in the tar stream")
 
 
 def _number(field: bytes) -> int:

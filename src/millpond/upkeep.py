@@ -19,7 +19,7 @@ from millpond.config.sizes import explicit_quota_bytes
 from millpond.core import limits
 from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import Digest
-from millpond.core.errors import MillpondError
+from millpond.core.errors import MillpondError, RefusedToStart
 from millpond.disk.environment import heed
 from millpond.disk.group_writer import GroupWriter
 from millpond.names.backups import BackupDuty
@@ -90,16 +90,29 @@ class Parts:
         return Merger(self.layout.touch, self.uses, self.clock)
 
 
-def parts(settings: Settings, repository: OpenRepository, opened: ExitStack, *, clock: Clock = wall_clock) -> Parts:
+def parts(
+    settings: Settings,
+    repository: OpenRepository,
+    opened: ExitStack,
+    *,
+    wait_seconds: float = _TURN_SECONDS,
+    clock: Clock = wall_clock,
+) -> Parts:
     """What duties and commands work on, for a repository that is open; ``opened`` takes them apart again.
 
+    The table of uses is opened in a turn of upkeep, for which ``wait_seconds`` are waited at most.
+
     Raises:
-        RefusedToStart: the names cannot be used.
+        RefusedToStart: the names cannot be used, or somebody else's turn does not end.
     """
     layout, index = repository.layout, repository.index
     names = open_names(layout)
     opened.callback(names.close)
-    with turn(layout, wait_seconds=_TURN_SECONDS):
+    with turn(layout, wait_seconds=wait_seconds) as mine:
+        if not mine:
+            raise RefusedToStart(
+                f"{layout.root} is busy: another command is at work on it; try again when that has ended"
+            )
         uses = Uses(layout.uses)
     opened.callback(uses.close)
     space = Space(

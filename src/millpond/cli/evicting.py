@@ -36,7 +36,7 @@ def run(path: Path, *, older_than_ms: int | None, to_bytes: int | None) -> int:
         stack.callback(repository.close)
         if repository.read_only:
             raise RefusedToStart(f"{path} can only be read here: evict where it can be written")
-        work = parts(Settings(repo=path, listeners=()), repository, stack)
+        work = parts(Settings(repo=path, listeners=()), repository, stack, wait_seconds=_TURN_SECONDS)
         if not stack.enter_context(turn(repository.layout, wait_seconds=_TURN_SECONDS)):
             raise RefusedToStart(f"{path} is busy: another command is at work on it; try again when that has ended")
         try:

@@ -81,7 +81,10 @@ def _mark(path: Path) -> bool:
         except RefusedToStart:
             return True  # no server runs, nor can a command evict; whoever does counts pins first
         stack.callback(repository.close)
-        work = parts(Settings(repo=path, listeners=()), repository, stack)
+        try:
+            work = parts(Settings(repo=path, listeners=()), repository, stack, wait_seconds=_TURN_SECONDS)
+        except RefusedToStart:
+            return False  # it is busy: the names were read a moment ago
         held = stack.enter_context(turn(repository.layout, wait_seconds=_TURN_SECONDS))
         if held:
             count_pins(work)

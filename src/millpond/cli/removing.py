@@ -75,7 +75,7 @@ def _purged(path: Path, found: Sequence[Entry]) -> Sequence[Entry]:
         stack.callback(repository.close)
         if repository.read_only:
             raise RefusedToStart(f"{path} can only be read here: purge where it can be written")
-        work = parts(Settings(repo=path, listeners=()), repository, stack)
+        work = parts(Settings(repo=path, listeners=()), repository, stack, wait_seconds=_TURN_SECONDS)
         planned = plan(work.names, work.looking, found)  # before anybody has to wait for us
         if not stack.enter_context(turn(repository.layout, wait_seconds=_TURN_SECONDS)):
             raise RefusedToStart(f"{path} is busy: another command is at work on it; try again when that has ended")

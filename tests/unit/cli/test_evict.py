@@ -114,7 +114,6 @@ def test_it_waits_for_its_turn_and_not_for_ever(
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout
     assert other.stdout.readline() == "True\n"
-    monkeypatch.setattr("millpond.upkeep._TURN_SECONDS", 0.05)
     assert millpond("evict", "--everything", filled.path) == 2
     assert "is busy" in capsys.readouterr().err
     other.communicate()

@@ -56,12 +56,12 @@ class NameUses:
         self._names = names
         self._uses = uses
 
-    def apply(self, horizon_ms: int, *, end_leases: bool) -> int:
+    def apply(self, horizon_ms: int, *, end_leases: bool) -> list[bytes]:
         """Note, for the blobs of every name that was used since ``horizon_ms``, a use that is no older.
 
-        With ``end_leases``, the leases of what was bound end too. How many names that concerned.
+        With ``end_leases``, the leases of what was bound end too. The rows of the names that this concerned.
         """
-        applied = 0
+        applied: list[bytes] = []
         ended: set[bytes] = set()  # a push of several URIs binds several names, and ends each lease once
         for row, use in list(self._waiting(horizon_ms, end_leases=end_leases)):
             entry = self._names.entry(row)
@@ -72,7 +72,7 @@ class NameUses:
             self._apply(*entry, use, end_leases=end_leases, ends_first=stamp not in ended)
             if end_leases and use.bound_ms:
                 ended.add(stamp)
-            applied += 1
+            applied.append(row)
         return applied
 
     def _waiting(self, horizon_ms: int, *, end_leases: bool) -> Iterator[tuple[bytes, NameUse]]:

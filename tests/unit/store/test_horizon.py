@@ -8,10 +8,11 @@ import pytest
 from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.store.eviction import horizon
-from millpond.store.eviction.horizon import EVERYTHING_MS, Census, Plan
+from millpond.store.eviction.census import Census
+from millpond.store.eviction.horizon import EVERYTHING_MS, Plan
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.segments.files import segment_name
-from millpond.store.segments.format import SegmentHeader, record_bytes
+from millpond.store.segments.format import Record, SegmentHeader, footer, record_bytes
 from millpond.store.uses.table import Uses
 from millpond.store.uses.use import Use
 
@@ -38,21 +39,34 @@ class Stored:
         state: SegmentState = SegmentState.SEALED,
         suspect: bool = False,
         created_ms: int = NOW_MS,
+        with_records: bool = False,
     ) -> None:
-        """``blobs``: name, time of use (0: unknown), end of the lease."""
+        """``blobs``: name, time of use (0: unknown), end of the lease. ``with_records``: as a writer leaves it."""
         at, live = 64, 0
+        records = []
         with self.index.env.begin(write=True) as txn:
             for name, *_ in blobs:
                 entry = Entry(number, at, SIZE, 0)
                 txn.put(key(name), entry.encode(), db=self.index.blobs)
+                records.append(Record(key(name), at, SIZE, 0))
                 at += record_bytes(SIZE)
                 live += record_bytes(SIZE)
             end = at + dead_bytes
             self.index.put_segment(txn, number, SegmentRow(state, end, end, live, len(blobs), suspect=suspect))
         with (self.segments / segment_name(number)).open("wb") as file:
-            file.write(SegmentHeader.new(number, created_ms).encode())
+            header = SegmentHeader.new(number, created_ms)
+            file.write(header.encode())
             file.truncate(end)
+            if with_records:
+                file.seek(end)
+                file.write(footer(records, end, header.seed))
         self.uses.note({key(name): Use(*rest) for name, *rest in blobs if rest[0]})
+
+    def remove(self, number: int) -> None:
+        """As eviction does."""
+        with self.index.env.begin(write=True) as txn:
+            txn.delete(number.to_bytes(4, "big"), db=self.index.segments)
+        (self.segments / segment_name(number)).unlink()
 
     def census(self, *, leased_limit_bytes: int = 1 << 40, ignore_leases: bool = False) -> Census:
         return Census(
@@ -204,3 +218,90 @@ def test_many_distinct_times_are_counted_in_little_memory(stored: Stored, monkey
     plan = census.plan(300 * KIB)
     assert numbers(plan) == [1, 2]
     assert NOW_MS - 100_000 + 2000 < plan.horizon_ms < NOW_MS - 100_000 + 6000
+
+
+# -- a census that grows older -------------------------------------------------------------------------------------------
+
+
+def test_what_was_sealed_and_removed_since_is_known_after_an_update(stored: Stored) -> None:
+    stored.segment(1, [(f"1/{i}", NOW_MS - 30) for i in range(10)])
+    stored.segment(2, [(f"2/{i}", NOW_MS - 20) for i in range(10)])
+    stored.segment(3, [(f"3/{i}", NOW_MS - 10) for i in range(10)], state=SegmentState.OPEN)
+    census = stored.census()
+    stored.remove(1)
+    stored.segment(3, [(f"3/{i}", NOW_MS - 10) for i in range(10)], with_records=True)
+    stored.segment(4, [(f"4/{i}", NOW_MS - 40) for i in range(10)], with_records=True)
+    census.update(NOW_MS)
+    plan = census.plan(240 * KIB)
+    assert sorted(numbers(plan)) == [2, 3, 4]
+    assert numbers(census.plan(80 * KIB)) == [4]
+    assert census.blobs == 30
+
+
+def test_what_is_being_written_is_as_old_as_its_segment_in_an_update(stored: Stored) -> None:
+    census = stored.census()
+    stored.segment(1, [(f"open{i}", NOW_MS - 10) for i in range(10)], state=SegmentState.OPEN, created_ms=NOW_MS - 500)
+    stored.segment(2, [(f"sealed{i}", NOW_MS - 5) for i in range(10)], with_records=True)
+    census.update(NOW_MS)
+    patient = census.plan(80 * KIB, patient=True)
+    assert (numbers(patient), patient.short_bytes) == ([], 0)
+    assert numbers(census.plan(80 * KIB)) == [2]
+    assert census.other_bytes > 90 * KIB
+
+
+def test_what_was_used_or_promised_no_more_counts_once_it_is_refreshed(stored: Stored) -> None:
+    stored.segment(1, [(f"1/{i}", NOW_MS - 30) for i in range(10)], with_records=True)
+    stored.segment(2, [(f"2/{i}", NOW_MS - 20) for i in range(10)], with_records=True)
+    stored.segment(3, [(f"3/{i}", NOW_MS - 40, NOW_MS + 9) for i in range(10)], with_records=True)
+    census = stored.census()
+    stored.uses.used([key(f"1/{i}") for i in range(10)], NOW_MS)
+    stored.uses.unlease([key(f"3/{i}") for i in range(10)], NOW_MS)
+    census.refresh([1, 3])
+    assert numbers(census.plan(80 * KIB)) == [3]
+    assert numbers(census.plan(160 * KIB)) == [2, 3]
+    assert census.leased_bytes == 0
+
+
+def test_leases_that_were_ended_for_being_too_many_do_not_come_back(stored: Stored) -> None:
+    """What the plan takes for cold must be so for whoever carries it out, too."""
+    for number in range(1, 5):
+        leased = [(f"{number}/{i}", NOW_MS - 10 * number, NOW_MS + 1000 - 10 * number) for i in range(10)]
+        stored.segment(number, leased, with_records=True)
+    census = stored.census(leased_limit_bytes=200 * KIB)
+    floor_ms = census.lease_floor_ms
+    assert floor_ms > NOW_MS
+    census.update(NOW_MS + 1)
+    assert census.lease_floor_ms == floor_ms
+    assert sorted(numbers(census.plan(1 << 30))) == [3, 4]
+    stored.segment(5, [(f"5/{i}", NOW_MS, NOW_MS + 1000) for i in range(10)], with_records=True)
+    census.update(NOW_MS + 2)
+    assert census.lease_floor_ms > floor_ms
+    assert sorted(numbers(census.plan(1 << 30))) == [2, 3, 4]
+    assert census.leased_bytes <= 200 * KIB
+
+
+def test_leases_end_in_an_update(stored: Stored) -> None:
+    stored.segment(1, [(f"1/{i}", NOW_MS - 30, NOW_MS + 5) for i in range(10)])
+    census = stored.census()
+    assert census.plan(1).victims == []
+    census.update(NOW_MS + 5)
+    assert numbers(census.plan(80 * KIB)) == [1]
+
+
+def test_a_segment_that_became_suspect_is_all_dead_after_an_update(stored: Stored) -> None:
+    blobs = [(f"1/{i}", NOW_MS) for i in range(10)]
+    stored.segment(1, blobs)
+    census = stored.census()
+    stored.segment(1, blobs, suspect=True)
+    census.update(NOW_MS)
+    assert numbers(census.plan_below(0, 1)) == [1]
+
+
+def test_leases_of_what_is_gone_do_not_count(stored: Stored) -> None:
+    for number in (1, 2):
+        stored.segment(number, [(f"{number}/{i}", NOW_MS - 30, NOW_MS + 5) for i in range(10)], with_records=True)
+    census = stored.census(leased_limit_bytes=200 * KIB)
+    stored.remove(1)
+    stored.segment(3, [(f"3/{i}", NOW_MS, NOW_MS + 9) for i in range(10)], with_records=True)
+    census.update(NOW_MS)
+    assert census.plan(1).victims == []

@@ -1,41 +1,28 @@
 """Choosing what goes: the horizon, and the segments that give most for the least copying.
 
-A *census* is one pass over the index and the table of uses in key order. It keeps, per sealed segment, when what lies
-there was last used and how much it is, in arrays of numbers: 12 bytes per blob. From it follows the *horizon*, the time
-below which lie just the bytes that are needed, and with it what each segment would give. What is pinned or leased never
-counts as cold.
-
-A census grows old and stays true enough: what was used since is seen when a segment is looked at (``store.eviction.making_room``),
-and what was stored since is younger than any horizon. So one census serves many choices.
+A census (``store.eviction.census``) says when what lies in each segment was last used, and how much that is. From it
+follows the *horizon*, the time below which lie just the bytes that are needed, and with it what each segment would give.
 
 The rule: per byte that a segment frees, at most three are copied. Where no segment has a quarter to give, the horizon
 rises: what was used more recently goes, instead of copying round and round.
 """
 
-import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from millpond.core import limits
-from millpond.store.index import ENTRY, Index, SegmentState
-from millpond.store.segments.files import SegmentFile, segment_name
-from millpond.store.segments.format import RECORD_HEADER_BYTES, Damaged, record_bytes
-from millpond.store.uses.table import USE, Uses
 
 COPIED_PER_FREED = 3
 EVERYTHING_MS = 1 << 62
 """A horizon above all times."""
-_UNIT_BITS = 6
-_UNIT_BYTES = 1 << _UNIT_BITS
-_ROWS_AT_ONCE = 20_000
+UNIT_BITS = 6
+UNIT_BYTES = 1 << UNIT_BITS
 _DISTINCT_TIMES = 100_000
 """Beyond it, times that lie close together count as one: a few seconds in a month."""
 _RISE = 1.5
 _CLOSE_MS = 1000
 """Uses that are no further apart are one burst: an artifact that is pushed or fetched."""
-
-CreatedMs = Callable[[int], int]
 
 
 class Victim(NamedTuple):
@@ -57,27 +44,56 @@ class Plan(NamedTuple):
     """What could go of segments that are not sealed yet."""
 
 
-class _Segment:
+class Leased:
+    """Leased blobs of a segment: until when, since when not used, and units; 20 bytes for each."""
+
+    __slots__ = ("times", "units", "untils")
+
+    def __init__(self) -> None:
+        self.untils, self.times, self.units = array("Q"), array("Q"), array("I")
+
+    def add(self, until_ms: int, time_ms: int, units: int) -> None:
+        """One more."""
+        self.untils.append(until_ms)
+        self.times.append(time_ms)
+        self.units.append(units)
+
+    def ended(self, floor_ms: int) -> list[tuple[int, int, int]]:
+        """Take out those that end by then."""
+        if not self.untils or min(self.untils) > floor_ms:
+            return []
+        rows = list(zip(self.untils, self.times, self.units, strict=True))
+        for column in (self.untils, self.times, self.units):
+            del column[:]
+        for row in rows:
+            if row[0] > floor_ms:
+                self.add(*row)
+        return [row for row in rows if row[0] <= floor_ms]
+
+
+class Counted:
     """What a census knows of one segment."""
 
-    __slots__ = ("add_time", "add_units", "dead_bytes", "file_bytes", "is_sealed", "times", "units")
+    __slots__ = ("dead_bytes", "file_bytes", "is_sealed", "leased", "pinned_bytes", "times", "units")
 
     def __init__(self, file_bytes: int, dead_bytes: int, *, is_sealed: bool = True) -> None:
         self.is_sealed = is_sealed
         self.file_bytes = file_bytes
         self.dead_bytes = dead_bytes
+        self.pinned_bytes = 0
         self.times = array("Q")
         self.units = array("I")
-        self.add_time, self.add_units = self.times.append, self.units.append
+        self.leased = Leased()
 
     def cold_bytes(self, horizon_ms: int) -> int:
+        """What was last used before the horizon."""
         if horizon_ms >= EVERYTHING_MS:
-            return sum(self.units) * _UNIT_BYTES
+            return sum(self.units) * UNIT_BYTES
         times, units = self.times, self.units
-        return _UNIT_BYTES * sum([unit for time_ms, unit in zip(times, units, strict=True) if time_ms < horizon_ms])
+        return UNIT_BYTES * sum([unit for time_ms, unit in zip(times, units, strict=True) if time_ms < horizon_ms])
 
 
-class _Histogram:
+class Histogram:
     """Time to bytes, with as many distinct times as fit."""
 
     def __init__(self) -> None:
@@ -85,11 +101,16 @@ class _Histogram:
         self._units: dict[int, int] = {}
 
     def add(self, times: Sequence[int], units: Sequence[int], sign: int = 1) -> None:
+        """Add so much at these times, or with ``sign`` -1 take it away."""
         held, shift = self._units, self._shift
         get = held.get
         for time_ms, unit in zip(times, units, strict=True):
             slot = time_ms >> shift
             held[slot] = get(slot, 0) + sign * unit
+        if sign < 0:
+            for slot in {time_ms >> shift for time_ms in times}:
+                if not held[slot]:
+                    del held[slot]
         while len(self._units) > _DISTINCT_TIMES:
             self._coarsen()
 
@@ -102,7 +123,8 @@ class _Histogram:
 
     @property
     def bytes(self) -> int:
-        return sum(self._units.values()) * _UNIT_BYTES
+        """All of it."""
+        return sum(self._units.values()) * UNIT_BYTES
 
     def horizon(self, wanted_bytes: int, slack_bytes: int = 0) -> int:
         """The least time below which lie ``wanted_bytes``; above all times when there are fewer.
@@ -114,163 +136,21 @@ class _Histogram:
             time_ms = slot << self._shift
             if found >= wanted_bytes and (found >= wanted_bytes + slack_bytes or time_ms - before_ms > _CLOSE_MS):
                 return time_ms
-            found += self._units[slot] * _UNIT_BYTES
+            found += self._units[slot] * UNIT_BYTES
             before_ms = time_ms
         return EVERYTHING_MS
 
 
-class _Leased:
-    """Leased blobs, 24 bytes for each."""
+class Horizon:
+    """The segments that there are to choose from."""
 
     def __init__(self) -> None:
-        self.untils, self.times = array("Q"), array("Q")
-        self.numbers, self.units = array("I"), array("I")
+        self._segments: dict[int, Counted] = {}
+        self._cold = Histogram()
 
-    def add(self, until_ms: int, time_ms: int, number: int, units: int) -> None:
-        self.untils.append(until_ms)
-        self.times.append(time_ms)
-        self.numbers.append(number)
-        self.units.append(units)
-
-    def rows(self) -> Iterator[tuple[int, int, int, int]]:
-        return zip(self.untils, self.times, self.numbers, self.units, strict=True)
-
-
-class Census:
-    """What lies where and when it was used, as of one pass."""
-
-    def __init__(
-        self,
-        index: Index,
-        uses: Uses,
-        directory: str,
-        *,
-        now_ms: int,
-        leased_limit_bytes: int,
-        full_bytes: int = 0,
-        ignore_leases: bool = False,
-    ) -> None:
-        """Make the pass.
-
-        ``full_bytes``: a segment that is not sealed and as large as this soon will be.
-
-        Raises:
-            OSError, lmdb.Error: it cannot be made.
-        """
-        self.now_ms = now_ms
-        self.blobs = 0
-        self.pinned_bytes = 0
-        self.leased_bytes = 0
-        self.other_bytes = 0
-        self.lease_floor_ms = EVERYTHING_MS if ignore_leases else now_ms
-        """Leases that last longer than this protect."""
-        self._full_bytes = full_bytes
-        self._index = index
-        self._uses = uses
-        self._directory = directory
-        self._segments = dict(self._known_segments())
-        self._cold = _Histogram()
-        self._created: dict[int, int] = {}
-        leased = _Leased()
-        self._pass(leased)
-        self._let_the_oldest_leases_go(leased, leased_limit_bytes)
-        for segment in self._segments.values():
-            self._cold.add(segment.times, segment.units)
-
-    def _known_segments(self) -> Iterator[tuple[int, _Segment]]:
-        with self._index.reading() as txn:
-            rows = list(self._index.all_segments(txn))
-        for number, row in rows:
-            try:
-                size = os.stat(os.path.join(self._directory, segment_name(number))).st_size
-            except FileNotFoundError:
-                continue
-            if row.suspect:
-                yield number, _Segment(size, size)  # nothing in it counts as held
-            elif row.state is SegmentState.SEALED:
-                yield number, _Segment(size, max(0, size - row.live_bytes))
-            else:
-                self.other_bytes += size
-                if row.end >= self._full_bytes or row.live_count == 1:
-                    yield number, _Segment(size, 0, is_sealed=False)
-
-    # -- the pass ---------------------------------------------------------------------------------------------------
-
-    def _pass(self, leased: _Leased) -> None:
-        segments_get, unpack = self._segments.get, USE.unpack
-        floor_ms = self.lease_floor_ms
-        for keys, entries in self._rows():
-            self.blobs += len(keys)
-            used, pinned = self._known(keys)
-            # This loop runs once per blob: what is rare is asked last, and methods are looked up once.
-            for key, (number, _, size, _), use in zip(keys, entries, map(used.get, keys), strict=True):
-                segment = segments_get(number)
-                if segment is None:
-                    continue
-                if pinned and key in pinned:
-                    self.pinned_bytes += record_bytes(size)
-                    continue
-                # Its record in units, rounded down: what is chosen must keep what it promises.
-                units = size + RECORD_HEADER_BYTES >> _UNIT_BITS
-                if use is None:
-                    time_ms = self._created_ms(number)
-                else:
-                    time_ms, lease_ms, _ = unpack(use)
-                    if lease_ms > floor_ms:
-                        leased.add(lease_ms, time_ms, number, units)
-                        continue
-                segment.add_time(time_ms)
-                segment.add_units(units)
-
-    def _rows(self) -> Iterator[tuple[list[bytes], Sequence[tuple[int, int, int, int]]]]:
-        """All of the index, in pieces; no read transaction stays open between them."""
-        after = b""
-        while True:
-            with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
-                keys, values = [], []
-                if cursor.set_range(after):
-                    for key, value in cursor:
-                        keys.append(key)
-                        values.append(value)
-                        if len(keys) == _ROWS_AT_ONCE:
-                            break
-            if keys:
-                yield keys, list(ENTRY.iter_unpack(b"".join(values)))
-            if len(keys) < _ROWS_AT_ONCE:
-                return
-            after = keys[-1] + b"\0"
-
-    def _known(self, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], set[bytes]]:
-        with self._uses.reading() as txn:
-            with txn.cursor(self._uses.blobs) as cursor:
-                used = dict(cursor.getmulti(keys))
-            pinned: set[bytes] = set()
-            if txn.stat(self._uses.pinned)["entries"]:
-                with txn.cursor(self._uses.pinned) as cursor:
-                    pinned = {key for key, _ in cursor.getmulti(keys)}
-        return used, pinned
-
-    def _created_ms(self, number: int) -> int:
-        """As old as its segment says: for a blob whose uses were lost."""
-        known = self._created.get(number)
-        if known is None:
-            known = self._created[number] = created_ms(self._directory, number)
-        return known
-
-    def _let_the_oldest_leases_go(self, leased: _Leased, limit_bytes: int) -> None:
-        """Leases protect up to ``limit_bytes``, the newest first; beyond it they count by age."""
-        granted = _Histogram()
-        granted.add(leased.untils, leased.units)
-        if granted.bytes > limit_bytes:
-            self.lease_floor_ms = granted.horizon(granted.bytes - limit_bytes) - 1
-        for lease_ms, time_ms, number, units in leased.rows():
-            if lease_ms > self.lease_floor_ms:
-                self.leased_bytes += units * _UNIT_BYTES
-            else:
-                self._segments[number].times.append(time_ms)
-                self._segments[number].units.append(units)
-
-    # -- choosing ---------------------------------------------------------------------------------------------------
+    def _add(self, number: int, segment: Counted) -> None:
+        self._segments[number] = segment
+        self._cold.add(segment.times, segment.units)
 
     def plan(self, to_free_bytes: int, *, slack_bytes: int = 0, patient: bool = False) -> Plan:
         """The segments whose eviction frees ``to_free_bytes``, the cheapest first; fewer where there are no more.
@@ -316,14 +196,10 @@ class Census:
         segment = self._segments.pop(number, None)
         if segment is not None:
             self._cold.add(segment.times, segment.units, -1)
+            self._forgotten(segment)
+
+    def _forgotten(self, segment: Counted) -> None:
+        """Called for each that is gone."""
 
 
-def created_ms(directory: str, number: int) -> int:
-    """When a segment was begun; 0 where that cannot be read."""
-    try:
-        return SegmentFile(os.path.join(directory, segment_name(number)), number).header.created_ms
-    except (OSError, Damaged):
-        return 0
-
-
-assert limits.SEGMENT_MAX_BYTES < _UNIT_BYTES << 32
+assert limits.SEGMENT_MAX_BYTES < UNIT_BYTES << 32

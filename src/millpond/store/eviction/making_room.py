@@ -11,14 +11,15 @@ recently used by what is known at that moment; and what was used after it is fou
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from millpond.core import limits
 from millpond.core.clock import Clock
+from millpond.store.eviction.census import Census
 from millpond.store.eviction.evicted import Evicted, Teller
-from millpond.store.eviction.horizon import EVERYTHING_MS, Census, Plan
-from millpond.store.eviction.sweeping import EVERYTHING, End, PromiseLock, Rule, Sweeper, Swept
+from millpond.store.eviction.horizon import EVERYTHING_MS, Plan
+from millpond.store.eviction.sweeping import EVERYTHING, PLACE, STAMP_BYTES, End, PromiseLock, Rule, Sweeper, Swept
 from millpond.store.index import Index, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
@@ -39,7 +40,11 @@ _EPISODE_SECONDS = 10.0
 _PAUSE_SECONDS = 2.0
 """Evictions that follow each other more closely than this are one line in the log, for at most ten seconds."""
 _CENSUS_SHARE = 20
-"""At most one part in so many of the time goes into counting."""
+"""At most one part in so many of the time goes into counting all blobs, once that takes longer than a moment."""
+_SHORT_SHARE = 4
+"""The same while not enough can go: what was unpinned meanwhile is found only so."""
+_CHEAP_SECONDS = 0.02
+_REFRESHED_SHARE = 3
 _SLACK_SEGMENTS = 2
 _EXACT_BELOW_BYTES = 256 * limits.MIB
 _APPLY_ROUNDS = 8
@@ -48,10 +53,10 @@ _APPLY_ROUNDS = 8
 class ApplyNames(Protocol):
     """Carries the use of names over to their closures."""
 
-    def __call__(self, horizon_ms: int, *, end_leases: bool) -> int:
+    def __call__(self, horizon_ms: int, *, end_leases: bool) -> Sequence[bytes]:
         """Note, for the blobs of every name that was used since ``horizon_ms``, a use that is no older.
 
-        With ``end_leases``, the leases of what was bound end too. How many names that concerned.
+        With ``end_leases``, the leases of what was bound end too. The rows of the names that this concerned.
         """
         ...
 
@@ -93,7 +98,6 @@ class Eviction:
         self._census: Census | None = None
         self._census_made = 0.0
         self._census_cost = 0.0
-        self._census_used = False
         self._let_go = let_go
         self._finished = False
         self._episode = Evicted()
@@ -195,11 +199,9 @@ class Eviction:
         swept = self._sweeper.sweep(number, rule, touches)
         assert self._census is not None
         self._census.gone(number)
-        self._census_used = True
         if swept.end is End.GONE:
             self._gone[number] = rule.horizon_ms
         else:
-            self._census_made = float("-inf")  # it is not true any more
             self._let_gos[number] += 1
         self._episode = self._episode.plus(swept)
         return swept
@@ -225,39 +227,77 @@ class Eviction:
 
     def _chosen(self, to_free: int) -> Plan:
         self.take_in()
-        plan = self._planned(to_free)
+        plan = self._planned(self._counted(), to_free)
         for _ in range(_APPLY_ROUNDS):
             if plan.short_bytes or not plan.victims:
                 # What is left of a census from which much has gone already says nothing of the rest.
-                plan = self._planned(to_free, anew=self._census_used or self._is_stale())
+                plan = self._planned(self._up_to_date(), to_free)
+                if plan.short_bytes and self._census_age() > _SHORT_SHARE * self._census_cost:
+                    plan = self._planned(self._counted_anew(), to_free)
             # A lease is in the way only of what was used within its time.
             leases_matter = bool(plan.short_bytes) or plan.horizon_ms > self._clock() - limits.LEASE_MS
-            if not self._apply_names(plan.horizon_ms, end_leases=leases_matter):
+            rows = self._apply_names(plan.horizon_ms, end_leases=leases_matter)
+            if not rows:
                 break
-            plan = self._planned(to_free, anew=True)
+            plan = self._planned(self._up_to_date(rows), to_free)
         return plan
 
-    def _planned(self, to_free: int, *, anew: bool = False) -> Plan:
-        return self._counted(anew=anew).plan(to_free, slack_bytes=self._slack_bytes(), patient=self._patient)
+    def _planned(self, census: Census, to_free: int) -> Plan:
+        return census.plan(to_free, slack_bytes=self._slack_bytes(), patient=self._patient)
 
     def _slack_bytes(self) -> int:
         """What may go before its time for the sake of less copying: nothing in a small cache, where it would show."""
         return _SLACK_SEGMENTS * self._space.segment_bytes if self._space.quota_bytes >= _EXACT_BELOW_BYTES else 0
 
-    def _is_stale(self) -> bool:
-        return time.monotonic() - self._census_made > max(_STUCK_SECONDS / 2, self._census_cost)
-
-    def _counted(self, *, anew: bool = False) -> Census:
+    def _counted(self) -> Census:
         """A census that is young enough for its price."""
-        begun = time.monotonic()
-        if anew or self._census is None or begun - self._census_made > _CENSUS_SHARE * self._census_cost:
-            self._census = self._count()
-            self._leave_alone(self._census)
-            self._census_used = False
-            self._census_made = time.monotonic()
-            self._census_cost = self._census_made - begun
-            log.debug("counted %d blobs in %.3f s", self._census.blobs, self._census_cost)
+        if self._census is None or self._census_age() > _CENSUS_SHARE * self._census_cost:
+            return self._counted_anew()
         return self._census
+
+    def _up_to_date(self, rows: Sequence[bytes] = ()) -> Census:
+        """A census that knows what happened since; ``rows``: to which names.
+
+        Where there are millions of blobs, only what changed is counted: to count all of them takes longer than writers
+        should have to wait.
+        """
+        census = self._counted()
+        if self._census_cost < _CHEAP_SECONDS:
+            return self._counted_anew()
+        places = self._places(rows)
+        if places is None or census.blobs_in(places) > census.blobs // _REFRESHED_SHARE:
+            return self._counted_anew()
+        census.update(self._clock())
+        census.refresh(places)
+        self._leave_alone(census)
+        return census
+
+    def _census_age(self) -> float:
+        return time.monotonic() - self._census_made
+
+    def _counted_anew(self) -> Census:
+        begun = time.monotonic()
+        self._census = self._count()
+        self._leave_alone(self._census)
+        self._census_made = time.monotonic()
+        self._census_cost = self._census_made - begun
+        log.debug("counted %d blobs in %.3f s", self._census.blobs, self._census_cost)
+        return self._census
+
+    def _places(self, rows: Sequence[bytes]) -> set[int] | None:
+        """The segments in which the closures of these names lie; None when that is not known of all of them."""
+        places: set[tuple[int, int]] = set()
+        with self._index.reading() as txn:
+            for row in rows:
+                value = txn.get(row, db=self._index.closures)
+                if value is None:
+                    return None
+                places.update(PLACE.iter_unpack(value[STAMP_BYTES:]))
+            for number, incarnation in places:
+                segment = self._index.segment(txn, number)
+                if segment is None or segment.incarnation != incarnation:
+                    return None  # something of it was moved meanwhile
+        return {number for number, _ in places}
 
     def _leave_alone(self, census: Census) -> None:
         """Think no more, for a moment, of what was let go again though all was known: something is new there each time."""

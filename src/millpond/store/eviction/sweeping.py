@@ -28,8 +28,9 @@ from millpond.core.errors import NotReady
 from millpond.disk import locks
 from millpond.disk.group_writer import Transaction
 from millpond.store.care.quarantine import quarantine
+from millpond.store.eviction.census import created_ms
 from millpond.store.eviction.forwarding import Forwarder
-from millpond.store.eviction.horizon import COPIED_PER_FREED, EVERYTHING_MS, created_ms
+from millpond.store.eviction.horizon import COPIED_PER_FREED, EVERYTHING_MS
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from system.bst_client import BstClient, Outcome, Remote
 from system.file_tree import manifest
@@ -30,6 +30,8 @@ HANG_SECONDS = 60
 HANG_RETRIES = 2
 HANGS: Counter[str] = Counter()
 """How often each release hung. The run reports it in the end."""
+
+Result = TypeVar("Result")
 
 _numbers = itertools.count(1)
 
@@ -49,11 +51,11 @@ class Hung(Exception):
     """A client was ended because it hung by a race of its own."""
 
 
-def despite_hangs(promise: Callable[..., None]) -> Callable[..., None]:
-    """A test that begins anew, twice at most, when a client hung. What it makes must be new each time."""
+def despite_hangs(promise: Callable[..., Result]) -> Callable[..., Result]:
+    """A test, or what makes ready for tests, begins anew when a client hung, twice at most. All it makes must be new then."""
 
     @functools.wraps(promise)
-    def test(*args: object, **kwargs: object) -> None:
+    def test(*args: object, **kwargs: object) -> Result:
         for _ in range(HANG_RETRIES):
             with contextlib.suppress(Hung):
                 return promise(*args, **kwargs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from system.bst_client import Remote
 from system.build_site import BuildSite
 from system.holding_proxy import HoldingProxy
-from system.old_clients import APP, ARTIFACTS, EVERYBODY, OldClient, Release, despite_hangs, expected
+from system.old_clients import APP, ARTIFACTS, EVERYBODY, Made, OldClient, Release, despite_hangs, expected
+from system.parts import excused_parts
 from system.server_process import Millpond
 
 DOWNLOAD = "download.bst"
@@ -21,19 +22,8 @@ _CALLS_OF_A_REFUSED_BUILD = 10
 
 
 @pytest.fixture(scope="module")
-def repo(shared_site: BuildSite) -> Path:
-    return shared_site.place("repo")
-
-
-@pytest.fixture(scope="module")
-def server(shared_site: BuildSite, repo: Path) -> Millpond:
-    return shared_site.server("--enable-push", repo=repo)
-
-
-@pytest.fixture(scope="module")
-def server_without_push(shared_site: BuildSite, server: Millpond, repo: Path) -> Millpond:
-    """Another server on the repository of ``server``."""
-    return shared_site.server(repo=repo)
+def server(shared_site: BuildSite) -> Millpond:
+    return shared_site.server("--enable-push")
 
 
 @contextmanager
@@ -121,30 +111,51 @@ def test_five_releases_build_and_push_at_the_same_time(site: BuildSite, server: 
         assert client.tree(made) == expected(project)
 
 
-def test_what_was_pushed_is_there_after_a_restart(site: BuildSite) -> None:
-    repo = site.place("repo")
-    server = site.server("--enable-push", repo=repo)
-    clients = [_client(site, number, server.url) for number in AT_ONCE]
-    work = [client.make(client.release.project(site.place("project"), "restarted")) for client in clients]
+class Restarted(NamedTuple):
+    """A server that was restarted without push, after everybody had pushed something."""
+
+    server: Millpond
+    made: dict[str, Made]
+
+
+@pytest.fixture(scope="module")
+def restarted(shared_site: BuildSite) -> Restarted:
+    repo = shared_site.place("repo")
+    server = shared_site.server("--enable-push", repo=repo)
+
+    @despite_hangs
+    def make(release: Release) -> Made:
+        project = release.project(shared_site.place("project"))
+        return _client(shared_site, release.number, server.url).make(project)
+
+    releases = [Release(number) for number in EVERYBODY]
+    made = {release.number: make(release) for release in releases if release.part not in excused_parts()}
     server.stop()
-    site.server("--enable-push", repo=repo, port=server.port)
-    for client, made in zip(clients, work, strict=True):
-        client.wipe()
-        assert client.bring(made).pulls == ARTIFACTS
-        assert client.tree(made) == expected(made.project)
+    return Restarted(shared_site.server(repo=repo, port=server.port), made)
 
 
 @pytest.mark.parametrize("number", EVERYBODY)
 @despite_hangs
-def test_without_push_everybody_pulls_and_who_wants_to_push_builds_with_one_warning(
-    site: BuildSite, server: Millpond, server_without_push: Millpond, number: str
+def test_after_a_restart_without_push_everybody_pulls_and_who_wants_to_push_builds_with_one_warning(
+    site: BuildSite, restarted: Restarted, number: str
 ) -> None:
-    made = _client(site, number, server.url).make(Release(number).project(site.place("project")))
-    pulling = _client(site, number, server_without_push.url, push=False)
+    pulling = _client(site, number, restarted.server.url, push=False)
+    made = restarted.made[number]
     assert pulling.bring(made).pulls == ARTIFACTS
     assert pulling.tree(made) == expected(made.project)
-    with watched(server_without_push) as way:
+    with watched(restarted.server) as way:
         refused = _client(site, number, way.url).make(made.project).outcome
         assert (refused.pulls, refused.pushes) == (0, 0)
         assert len(_REFUSED.findall(refused.output)) == 1, refused.output
         assert len(way.seen) <= _CALLS_OF_A_REFUSED_BUILD, way.seen
+
+
+@pytest.mark.parametrize("number", ["1.2.8", "1.4.3", "1.6.9"])
+@despite_hangs
+def test_what_does_not_fit_is_not_pushed_and_the_build_goes_on(site: BuildSite, number: str) -> None:
+    server = site.server("--enable-push", "--quota", "2M")
+    client = _client(site, number, server.url)
+    made = client.make(client.release.project(site.place("project"), demanding=True))
+    assert made.outcome.pushes == 1
+    client.wipe()
+    assert client.make(made.project).outcome.pulls == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import shutil
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,6 +98,40 @@ def test_no_pull_of_a_listed_ref_fails_while_others_push_and_prune(
     assert millpond("ostree", "check", repo).status == 0
 
 
+@pytest.mark.parametrize("begun", ["before its ref goes", "from a summary that is old by now"])
+def test_a_slow_pull_of_what_has_to_go_comes_to_its_end(
+    site: BuildSite, products: list[Product], tars: list[bytes], begun: str
+) -> None:
+    repo, product = new_repo(site), products[0]
+    server = serve(site, repo)
+    refs = dict.fromkeys(product.refs, product.commit)
+    assert through_pipe(repo).push(refs, tars[0]).is_done
+    commit, *others = sorted(_objects(repo), key=lambda path: not path.endswith(".commit"))
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def status(path: str) -> int:
+        client.request("GET", f"/{path}")
+        answer = client.getresponse()
+        answer.read()
+        return answer.status
+
+    assert status("summary") == 200
+    if begun == "before its ref goes":
+        assert status(commit) == 200
+    with ThreadPoolExecutor(1) as pool:
+        pruning = pool.submit(_prune, repo, "--quota", "1")
+        _wait_for(lambda: not _files(repo / "refs" / "heads"), pruning)
+        assert status(commit) == 200
+        for path in others:
+            time.sleep(4 / len(others))  # longer than prune waits for those who ask for nothing
+            assert status(path) == 200, path
+        client.close()
+        said = json.loads(pruning.result())
+    assert set(said["refs"]) == set(product.refs)
+    assert _objects(repo) == []
+    assert_sound(repo)
+
+
 def test_what_is_pulled_from_us_stays_longest(site: BuildSite, products: list[Product], tars: list[bytes]) -> None:
     repo = new_repo(site)
     url = ostree_url(serve(site, repo))
@@ -137,6 +174,15 @@ def test_an_administrator_may_use_ostree_beside_pushes(
             crowd.stopping.set()
         assert pushing.result() > 0
     assert_sound(repo)
+
+
+def _files(directory: Path) -> list[Path]:
+    """Walked so that directories may go meanwhile."""
+    return [Path(place, name) for place, _, names in os.walk(directory) for name in names]
+
+
+def _objects(repo: Path) -> list[str]:
+    return [str(path.relative_to(repo)) for path in _files(repo / "objects")]
 
 
 def _prune(repo: Path, *options: str) -> str:

@@ -64,9 +64,7 @@ def begin_artifact(writer: Writer, key: str, message: bytes, *, wait: bool = Tru
         raise WouldBlock
     _parsed(artifact_pb2.Artifact, message)
     digest = Digest.of(message)
-    (failure,) = writer.put_blobs([(digest, message)])
-    if failure is not None:
-        raise failure
+    writer.put_named(digest, message)
     return writer.begin_push(Namespace.ASSET_BLOB, AssetPush([uri], digest, foreign=False))
 
 

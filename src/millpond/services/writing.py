@@ -34,6 +34,18 @@ class Writer:
         counts.bytes_written += sum([blob[0][1] for blob, why in zip(blobs, outcomes, strict=True) if why is None])
         return outcomes
 
+    def put_named(self, digest: Digest, data: Bytes) -> None:
+        """Store a blob that a name is about to stand for.
+
+        Raises:
+            NoSpace, NotReady: it is not stored.
+        """
+        (failure,) = self.put_blobs([(digest, data)])
+        if failure is not None:
+            raise failure
+        if self._cache.index_only:
+            self._cache.closures.settle([digest])  # I2: an index settles nothing when a name is pushed
+
     def holds(self, digest: Digest) -> bool:
         """Whether ``digest`` is here; if so it is promised."""
         return not self._cache.blobs.find_missing([digest])

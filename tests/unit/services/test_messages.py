@@ -20,6 +20,7 @@ from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.cache import Cache
 from millpond.services.reading import Reader
 from millpond.services.writing import Writer
+from millpond.store.interface import Footprint
 from millpond.store.memory import MemoryStore
 
 MORE = b"\x9a\x06\x03new"
@@ -73,6 +74,23 @@ def test_an_artifact_whose_message_has_gone_is_a_miss_on_an_index_too(scene: Sce
         cache = Cache(scene.store, scene.store, scene.names, lambda: NOW_MS, index_only=index_only)
         with pytest.raises(NameNotFound):
             messages.fetch_artifact(Reader(cache, ""), "p/e/k")
+
+
+@pytest.mark.parametrize("index_only", [True, False])
+def test_a_message_is_durable_before_its_name_is_written_on_an_index_too(scene: Scene, index_only: bool) -> None:
+    settled: list[Digest] = []
+    settle = scene.store.settle
+
+    def watched(digests: Sequence[Digest], *, wait: bool = True) -> Footprint:
+        assert list(scene.names.names()) == []
+        settled.extend(digests)
+        return settle(digests, wait=wait)
+
+    scene.store.settle = watched  # type: ignore[method-assign]
+    cache = Cache(scene.store, scene.store, scene.names, lambda: NOW_MS, index_only=index_only)
+    sent = artifact_pb2.Artifact(build_error="e").SerializeToString()
+    end(messages.begin_artifact(Writer(cache, "", ""), "p/e/k", sent))
+    assert settled == [Digest.of(sent)]
 
 
 def test_an_artifact_for_whose_message_is_no_room_is_not_bound() -> None:

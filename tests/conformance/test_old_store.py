@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unit.importing.old_stores import KEY, KINDS, NOW_S, Bst1, Casd, OldStore
@@ -189,6 +190,26 @@ def test_who_may_not_leave_times_alone_reads_all_the_same(
 
     monkeypatch.setattr(os, "open", not_mine)
     assert b"".join(reader.chunks(digest)) == b"content"
+
+
+def test_a_directory_that_may_not_be_read_is_told_and_the_others_are_listed(
+    old: OldStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the file system is made to refuse."""
+    closed = old.name("project/element/closed", old.tree("a")).parent
+    opened = os.open
+
+    def refusing(path: str, *arguments: Any, **more: Any) -> int:
+        if path == closed.name:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **more)
+
+    old.name("other/thing/open", old.tree("b"))
+    before = sum(entry.trouble is None for entry in reader.entries())
+    monkeypatch.setattr(os, "open", refusing)
+    entries = list(reader.entries())
+    assert [entry.trouble for entry in entries if entry.trouble] == [Reason.UNREADABLE]
+    assert 0 < sum(entry.trouble is None for entry in entries) < before
 
 
 def test_a_closed_reader_may_be_closed_again(reader: Reader) -> None:

@@ -23,12 +23,14 @@ class Plan:
     """Segments of 384 KiB: a blob above 96 KiB gets one of its own."""
     pushes: int = 4
     """By each of three callers in each life, times three."""
+    may_fill_up: bool = False
+    """Otherwise whatever is refused is an error."""
 
 
 LIVES = Plan("1,kill,damage,2,stop,3,kill")
 """The first life makes the repository and is killed; the second finds its index damaged, makes it anew, and is ended as
 one should; the third believes the index."""
-EVICTION = Plan("1,kill,2,stop,3,kill", quota="12Mi", pushes=6)
+EVICTION = Plan("1,kill,2,stop,3,kill", quota="12Mi", pushes=6, may_fill_up=True)
 """More is written than the quota lets stay."""
 RECOVERY = Plan("4,kill", pushes=2)
 """One life."""
@@ -56,7 +58,8 @@ def record_after(run: Recording, cut: Cut, place: Path, plan: Plan = RECOVERY) -
 def _record(place: Path, plan: Plan) -> Recording:
     script = Path(__file__).with_name("load.py")
     paths = (f"{place}/disk", f"{place}/marks")
-    record([sys.executable, f"{script}", *paths, plan.quota, f"{plan.pushes}", plan.steps], place / "trace")
+    full = "full" if plan.may_fill_up else "roomy"
+    record([sys.executable, f"{script}", *paths, plan.quota, f"{plan.pushes}", full, plan.steps], place / "trace")
     return load_run(place)
 
 

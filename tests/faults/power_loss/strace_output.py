@@ -108,7 +108,7 @@ def _call(thread: int, rest: str, begun: int, ended: int) -> Call:
     if arguments.endswith(_UNFINISHED.strip() + ")"):  # killed in it
         arguments = arguments.removesuffix(_UNFINISHED.strip() + ")").rstrip(" ") + ")"
     if started is None or not equals or not arguments.endswith(")"):
-        raise NotUnderstood(f"a call that does not end: {rest[:200]}")
+        raise NotUnderstood(f"a call that does not end: {rest[:200]} … {rest[-100:]}")
     pieces = arguments[:-1].split('"')
     if any(piece.startswith("...") for piece in pieces[2::2]):
         raise NotUnderstood(f"a string was cut off, -s is too small: {rest[:200]}")

@@ -14,6 +14,8 @@ from typing import NamedTuple
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
 _STARTED = re.compile(r"(\w+)\((.*)", re.DOTALL)
 _UNFINISHED = " <unfinished ...>"
+_DETACHED = " <detached ...>"
+"""Behind a call whose process was gone before strace had written the line to its end."""
 _ENDS = ("+++", "---")
 # The thread was killed at the door of a call, before strace had read which.
 _NEVER_BEGUN = ("???(", "<... ??? resumed>")
@@ -93,6 +95,8 @@ def calls(lines: Iterable[str], places: Iterable[str]) -> Iterator[Call]:
                 raise NotUnderstood(f"line {number}: {line[:200]}")
             open_ones[thread] = (started[1], started[2], begun)
             continue
+        if rest.endswith(_DETACHED):
+            rest = f"{rest.removesuffix(_DETACHED)}) = ?"
         if any(place in rest for place in wanted) or rest.startswith(_OF_PROCESSES):
             yield _call(thread, rest, begun, 2 * number + 1)
     for thread, (name, before, begun) in open_ones.items():  # strace itself was ended

@@ -112,6 +112,13 @@ def test_a_thread_that_was_killed_at_the_door_of_a_call_has_done_nothing() -> No
     assert [call.name for call in found] == ["fsync"]
 
 
+def test_a_process_that_was_gone_before_its_call_was_written_down_may_have_done_it() -> None:
+    text = '1 openat(AT_FDCWD</>, "/disk/a", O_RDWR|O_CREAT, 0644 <detached ...>\n1 +++ killed by SIGKILL +++'
+    (call,) = calls(strace(text), [ROOT])
+    assert (call.name, call.strings, call.result) == ("openat", [b"/disk/a"], None)
+    assert call.words[-1] == "0644"
+
+
 def test_a_process_that_was_killed_in_a_call_may_have_done_it() -> None:
     (call,) = calls(
         strace('1 pwrite64(3</disk/a>, "ab", 2, 0 <unfinished ...>) = ?\n1 +++ killed by SIGKILL +++'), [ROOT]

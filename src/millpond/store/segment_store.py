@@ -224,7 +224,7 @@ class SegmentStore:
         self._touches.append(kind, [row + promised_ms.to_bytes(8, "little")])
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
-        """Whether it is all there; counts as use."""
+        """Whether it is all there; counts as use, if that can be written: a full disk must not end pulls."""
         with self._promises.shared(wait=wait):
             intact = self._durability.intact(row, stamp)
             if intact:

@@ -285,6 +285,28 @@ def test_on_a_full_disk_reads_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     repository.close()
 
 
+def test_a_name_is_answered_though_its_use_cannot_be_noted_but_no_blob_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is told that a blob is here will not send it; one that asks for a name only has to ask again."""
+    repository = Repository(tmp_path / "repo")
+    store = repository.open()
+    digest, data = blob(noise(100))
+    assert store.put_many([(digest, data)]) == [None]
+    store.remember(b"r" * 32, b"s" * 16, store.settle([digest]))
+    assert soon(lambda: store.intact(b"r" * 32, b"s" * 16))
+
+    def pwrite(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", pwrite)
+        assert store.intact(b"r" * 32, b"s" * 16)
+        with pytest.raises(NotReady):
+            store.find_missing([digest])
+    repository.close()
+
+
 def test_a_log_that_finds_no_successor_goes_on(
     small: TouchLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

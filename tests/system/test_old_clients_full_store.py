@@ -9,7 +9,7 @@ import pytest
 from system.bst_client import Remote
 from system.build_site import BuildSite
 from system.millpond_command import millpond
-from system.old_clients import CLASSIC, Release
+from system.old_clients import CLASSIC, Release, despite_hangs
 
 BULKY = "bulky.bst"
 TINY_QUOTA = "300K"
@@ -27,6 +27,7 @@ def streamed(chance: random.Random) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("content", [batched, streamed])
 @pytest.mark.parametrize("number", CLASSIC)
+@despite_hangs
 def test_where_there_is_no_room_a_build_ends_well_without_its_push(
     site: BuildSite, number: str, content: Callable[[random.Random], dict[str, bytes]]
 ) -> None:

@@ -74,7 +74,7 @@ class Leased:
 class Counted:
     """What a census knows of one segment."""
 
-    __slots__ = ("dead_bytes", "file_bytes", "is_sealed", "leased", "pinned_bytes", "times", "units")
+    __slots__ = ("_span", "dead_bytes", "file_bytes", "is_sealed", "leased", "pinned_bytes", "times", "units")
 
     def __init__(self, file_bytes: int, dead_bytes: int, *, is_sealed: bool = True) -> None:
         self.is_sealed = is_sealed
@@ -84,12 +84,22 @@ class Counted:
         self.times = array("Q")
         self.units = array("I")
         self.leased = Leased()
+        self._span = (0, 0, 0, 0)
 
     def cold_bytes(self, horizon_ms: int) -> int:
         """What was last used before the horizon."""
-        if horizon_ms >= EVERYTHING_MS:
-            return sum(self.units) * UNIT_BYTES
         times, units = self.times, self.units
+        if not times:
+            return 0
+        known, first_ms, last_ms, total = self._span
+        if known != len(times):
+            first_ms, last_ms, total = min(times), max(times), sum(units)
+            self._span = (len(times), first_ms, last_ms, total)
+        # Most segments lie on one side, and a plan asks all of them.
+        if horizon_ms <= first_ms:
+            return 0
+        if horizon_ms > last_ms:
+            return total * UNIT_BYTES
         return UNIT_BYTES * sum([unit for time_ms, unit in zip(times, units, strict=True) if time_ms < horizon_ms])
 
 

@@ -25,7 +25,8 @@ PUBLIC_FILE = 0o644
 _FLOCK = struct.Struct("hhqqi4x")
 """``struct flock`` with 64-bit offsets: type, whence, start, length, pid."""
 _PAUSE_SECONDS = (0.001, 0.05)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when there is no room."""
 _SYNC_FILE_RANGE_WRITE = 2
 
 
@@ -84,7 +85,7 @@ class Lock:
 
 def refusal(failure: OSError, what: str = "it cannot be written") -> MillpondError:
     """What a peer is told of a failing disk: no path of ours."""
-    if failure.errno in _FULL:
+    if failure.errno in FULL:
         return NoSpace("the disk of the cache is full: nothing was stored")
     return NotReady(
         f"the cache is out of order: {what} ({os.strerror(failure.errno or 0)}); its administrator knows more"

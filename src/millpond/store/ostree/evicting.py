@@ -18,6 +18,8 @@ from millpond.core.errors import NoSpace
 from millpond.core.limits import OSTREE_LEAVING_SECONDS, OSTREE_PULLING_SECONDS
 from millpond.disk.files import sync_directory
 from millpond.protocol.ostree.names import loose_path
+from millpond.store.ostree.ballast import take_ballast, throw_ballast
+from millpond.store.ostree.disk import FULL
 from millpond.store.ostree.reach import Reach, packed, unpacked
 from millpond.store.ostree.refs import HEADS, list_refs, read_ref, remove_ref
 from millpond.store.ostree.room import refs_bytes
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from millpond.core.clock import Clock
+    from millpond.protocol.ostree.summary import Listed
     from millpond.store.ostree.repository import Repository
     from millpond.store.ostree.staging import Key
 
@@ -148,6 +151,7 @@ class Eviction:
         pulled = self._wait(heads[ref] for ref in chosen) if chosen else set()
         with self._repository.lock():
             gone, gone_bytes, left_bytes = self._collect(kept, reach)
+            take_ballast(self._repo)
         freed_bytes = gone_bytes + refs_bytes(len(chosen))
         return Evicted(chosen, gone, freed_bytes, left_bytes, [ref for ref in chosen if heads[ref] in pulled])
 
@@ -164,8 +168,7 @@ class Eviction:
     def _drop(self, heads: Mapping[str, str], chosen: list[str]) -> None:
         gone = set(chosen)
         stay = {ref: commit for ref, commit in heads.items() if ref not in gone}
-        tombstones = self._repository.settings.has_tombstones
-        summary = NewSummary(self._repo, listed(self._repo, stay), self._clock(), has_tombstones=tombstones)
+        summary = self._summary(listed(self._repo, stay))
         begin_change(self._repo)
         summary.apply()
         sync_directory(self._repo)
@@ -173,12 +176,23 @@ class Eviction:
             remove_ref(self._repo, ref)
         end_change(self._repo)
 
+    def _summary(self, entries: dict[str, Listed]) -> NewSummary:
+        """A summary written on a disk that may be full to the last byte: the ballast gives way to it."""
+        tombstones = self._repository.settings.has_tombstones
+        try:
+            return NewSummary(self._repo, entries, self._clock(), has_tombstones=tombstones)
+        except OSError as failure:
+            if failure.errno not in FULL or not throw_ballast(self._repo):
+                raise
+        return NewSummary(self._repo, entries, self._clock(), has_tombstones=tombstones)
+
     def _wait(self, commits: Iterable[str]) -> set[str]:
         """Let those finish who pull one of these commits; which of them are pulled even then."""
         leaving = set(commits)
         self._sleep(OSTREE_LEAVING_SECONDS)
         pulled: set[str] = set()
         for _ in range(_PATIENCE_ROUNDS):
+            leaving -= set(list_refs(self._repo).values())  # somebody pushed it again: it does not leave
             uses = self._uses.last()
             youngest = max((uses.get(commit, 0) for commit in leaving), default=0)
             wait_ms = youngest + 1000 * OSTREE_PULLING_SECONDS - self._clock()

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from millpond.core.errors import MillpondError, RefusedToStart
 from millpond.store.ostree import config
+from millpond.store.ostree.ballast import take_ballast
 from millpond.store.ostree.disk import read_file, sync_file_system, write_file
 from millpond.store.ostree.places import TMP, make_state
 from millpond.store.ostree.repository import DIRECTORIES, Repository, open_repository
@@ -37,6 +38,7 @@ def make_repository(path: str, *, quota_bytes: int | None, reserve_bytes: int | 
         with repository.lock():
             configure(repository, quota_bytes=quota_bytes, reserve_bytes=reserve_bytes)
             repository.rewrite_summary()
+            take_ballast(path)
             _sync(path)
     except OSError as failure:
         raise RefusedToStart(f"{path} cannot be written: {os.strerror(failure.errno or 0)}") from None

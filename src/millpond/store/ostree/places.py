@@ -17,6 +17,8 @@ LEDGER = f"{STATE}/sizes"
 """How much lies in each directory of objects (``room.py``)."""
 UNFINISHED = f"{STATE}/unfinished"
 """Is there while refs and summary may differ (``summary.py``)."""
+BALLAST = f"{STATE}/ballast"
+"""Disk space to give up when the disk is full (``ballast.py``)."""
 
 STAGING_PREFIX = "millpond-push-"
 """Directories in ``tmp`` into which pushes are received."""

@@ -6,6 +6,7 @@ they are verified when they are brought.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +19,14 @@ from millpond.services import trees
 from millpond.store.interface import BlobStore, Bytes
 
 _ABSENT = (Reason.VANISHED, Reason.ODD)
+IS_ANOTHER = "its bytes are not what its digest says"
+
+
+class Lack(NamedTuple):
+    """Why something cannot be had. What is remembered is no exception: these hold on to all that was at hand."""
+
+    reason: Reason
+    detail: str
 
 
 class BothStores:
@@ -25,10 +34,10 @@ class BothStores:
 
     def __init__(self, here: BlobStore, old: OldStore) -> None:
         """``here`` promises nothing and notes no use."""
-        self.damaged: dict[Digest, Left] = {}
-        """What was found not to be had, and why, in all names so far."""
-        self.trouble: Left | None = None
-        """The last such thing that a walk met; set it to None before."""
+        self.damaged: dict[Digest, Lack] = {}
+        """What was read and found not to be had, and why, in all names so far."""
+        self.trouble: Lack | None = None
+        """What the last walk met that is there and cannot be had; set it to None before."""
         self._here = here
         self._old = old
         self._messages: dict[Digest, bytes] = {}
@@ -37,10 +46,10 @@ class BothStores:
         """The next name is this one, with the blob that the old store keeps with it."""
         self._messages = {} if name.message is None else {Digest.of(name.message): name.message}
 
-    def note(self, digest: Digest, why: Left) -> None:
+    def note(self, digest: Digest, reason: Reason, detail: str) -> None:
         """A blob of the old store cannot be had."""
-        if why.reason not in _ABSENT:
-            self.damaged[digest] = why
+        if reason not in _ABSENT:
+            self.damaged[digest] = Lack(reason, f"blob {digest}: {detail or reason}")
 
     def find_missing(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
         """Those that neither has."""
@@ -62,21 +71,19 @@ class BothStores:
         try:
             return b"".join(self._old.chunks(digest))
         except Left as why:
-            self.note(digest, Left(why.reason, f"blob {digest}: {why.detail or why.reason}"))
+            self.note(digest, why.reason, why.detail)
             return None
 
     def _is_there(self, digest: Digest) -> bool:
         if digest in self._messages:
             return True
-        if digest not in self.damaged:
-            size = self._old.size_bytes(digest)
-            if size == digest.size_bytes:
-                return True
-            if size is None:
-                return False
-            self.note(digest, Left(Reason.DAMAGED, f"blob {digest} has {size} bytes instead of {digest.size_bytes}"))
-        self.trouble = self.damaged[digest]
-        return False
+        if digest in self.damaged:
+            self.trouble = self.damaged[digest]
+            return False
+        size = self._old.size_bytes(digest)
+        if size not in (None, digest.size_bytes):
+            self.trouble = Lack(Reason.DAMAGED, f"blob {digest}: it has {size} bytes")
+        return size == digest.size_bytes
 
     def _verified(self, digest: Digest) -> bytes | None:
         if digest not in self.damaged:
@@ -84,7 +91,7 @@ class BothStores:
             if content is not None:
                 if digest.matches(content):
                     return content
-                self.note(digest, Left(Reason.DAMAGED, f"blob {digest} is not what its name says"))
+                self.note(digest, Reason.DAMAGED, IS_ANOTHER)
         self.trouble = self.damaged.get(digest, self.trouble)
         return None
 

@@ -11,7 +11,7 @@ from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import DigestMismatch, MillpondError, NoSpace
 from millpond.importing.interface import Left, OldStore, Reason
-from millpond.services.both_stores import BothStores
+from millpond.services.both_stores import IS_ANOTHER, BothStores, Lack
 from millpond.store.interface import BlobStore
 
 _BATCH_BLOBS = 2048
@@ -67,21 +67,21 @@ class BlobMover:
             self._check_room(wanted)
         return all(map(self._store, _batches(wanted)))
 
-    def store_some(self, digests: Sequence[Digest]) -> Iterator[tuple[Digest, Left]]:
+    def store_some(self, digests: Sequence[Digest]) -> Iterator[tuple[Digest, Lack]]:
         """Store those that can be had; the others, and why.
 
         Raises:
             MillpondError: as :meth:`store_all`.
         """
         wanted = self.missing(digests)
-        why = Left(Reason.VANISHED)
+        why = Lack(Reason.VANISHED, "")
         try:
             if wanted:
                 self._check_room(wanted)
             for batch in _batches(wanted):
                 self._store(batch)
         except Left as left:
-            why = left
+            why = Lack(left.reason, left.detail)
         for digest in self.missing(wanted):
             yield digest, self._both.damaged.get(digest, why)
 
@@ -124,7 +124,7 @@ class BlobMover:
                 upload.write(piece)
             upload.finish()
         except Left as why:
-            self._both.note(digest, Left(why.reason, f"blob {digest}: {why.detail or why.reason}"))
+            self._both.note(digest, why.reason, why.detail)
             return False
         except MillpondError as why:
             return self._is_stored(digest, why)
@@ -138,7 +138,7 @@ class BlobMover:
             self.size_bytes += digest.size_bytes
             return True
         if isinstance(failure, DigestMismatch):
-            self._both.note(digest, Left(Reason.DAMAGED, f"blob {digest} is not what its name says"))
+            self._both.note(digest, Reason.DAMAGED, IS_ANOTHER)
             return False
         if isinstance(failure, NoSpace):
             raise self.no_room(str(failure))

@@ -163,7 +163,7 @@ class MovingIn:
         for time_ms, digests in bursts(listed):
             self._clock.stand_at(time_ms)
             for digest, why in self.mover.store_some(digests):
-                self._leave(f"blob {digest}", why)
+                self._leave(f"blob {digest}", Left(*why))
             self._watch.step(len(digests))
 
     def _leave(self, path: str, why: Left, uri: str = "") -> None:
@@ -260,7 +260,7 @@ class MovingIn:
             return closure.walk(self._both, name.namespace, name.key, binding).digests  # type: ignore[arg-type]  # reads only
         except IncompleteClosure as why:
             if self._both.trouble is not None:
-                raise self._both.trouble from None
+                raise Left(*self._both.trouble) from None
             raise Left(Reason.INCOMPLETE, str(why).partition(" of this name")[0]) from None
         except (InvalidRequest, TooMuch) as why:
             raise Left(Reason.GARBAGE, str(why)) from None

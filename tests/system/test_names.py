@@ -156,24 +156,34 @@ HARM: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
-@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
-def test_damaged_names_are_refused_and_restored_from_the_copy(
-    cache: Cache, harm: Callable[[bytes], bytes | None]
-) -> None:
+@pytest.fixture(scope="module")
+def stopped(shared_site: BuildSite) -> Cache:
+    """One that holds two names and a copy of them, and is not served any more."""
+    cache = Cache(shared_site)
     cache.push_named("git/1", "git/2")
     copied(cache.repo)
+    cache.close()
     cache.server.stop()
-    file = cache.repo / "names" / "data.mdb"
+    return cache
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+def test_damaged_names_are_refused_and_restored_from_the_copy(
+    site: BuildSite, stopped: Cache, harm: Callable[[bytes], bytes | None]
+) -> None:
+    repo = shutil.copytree(stopped.repo, site.place("repo"))
+    file = repo / "names" / "data.mdb"
     damaged = harm(file.read_bytes())
     file.unlink() if damaged is None else file.write_bytes(damaged)
-    sentence = refusal(cache.repo)
-    assert sentence.endswith(f"millpond names restore {cache.repo}")
-    assert millpond("names", "list", cache.repo).status == 2
-    said = millpond("names", "restore", cache.repo)
+    sentence = refusal(repo)
+    assert sentence.endswith(f"millpond names restore {repo}")
+    assert millpond("names", "list", repo).status == 2
+    said = millpond("names", "restore", repo)
     assert said.status == 0, said
     assert "restored" in said.output
-    again = cache.restart()
-    held = [uri for uri in cache.made if again.is_whole(uri)]
+    again = Artifacts(site.server("--enable-push", repo=repo).port)
+    again.made = dict(stopped.made)
+    held = [uri for uri in stopped.made if again.is_whole(uri)]
     assert held, "the copy was made before the first push"
     again.push(f"{URN}git/3", [1000])  # and it takes pushes: numbers of segments go on
     assert again.is_whole(f"{URN}git/3")

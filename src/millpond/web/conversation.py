@@ -7,6 +7,7 @@ nothing but a status. What HTTP/1.1 is, h11 knows; this module moves bytes betwe
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -30,7 +31,7 @@ class CutShort(Exception):
 class Standing:
     """How a peer stands with us.
 
-    ``waiting_since``: in loop time, while it is its turn; None while it is being answered.
+    ``waiting_since``: monotonic seconds, while it is its turn; None while it is being answered.
     ``ending``: its next answer is the last.
     """
 
@@ -60,7 +61,7 @@ class Conversation:
         try:
             while await self._exchange():
                 self._http.start_next_cycle()
-                self._standing.waiting_since = asyncio.get_running_loop().time()
+                self._standing.waiting_since = time.monotonic()
         except h11.RemoteProtocolError as error:
             await self._refuse(HTTPStatus(error.error_status_hint))
         except (OSError, TimeoutError, h11.LocalProtocolError, CutShort) as error:

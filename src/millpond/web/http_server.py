@@ -9,6 +9,7 @@ import errno
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 _BACKLOG = 512
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_SECONDS = 0.1
+_DER = 2  # ssl.h's X509_FILETYPE_ASN1, as _ssl.ENCODING_DER
 _GOODBYE_SECONDS = 5.0
 """What a peer gets to take the last bytes, and to say goodbye in TLS, before its connection is cut."""
 
@@ -102,7 +104,7 @@ class HttpServer:
             if len(self._peers) >= self._most and not self._make_room():
                 connection.close()
                 continue
-            standing = Standing(waiting_since=loop.time())
+            standing = Standing(waiting_since=time.monotonic())
             peer = asyncio.create_task(self._serve(connection, tls, standing))
             self._peers[peer] = standing
             peer.add_done_callback(self._forget)
@@ -119,6 +121,8 @@ class HttpServer:
 
     def _forget(self, peer: asyncio.Task[None]) -> None:
         self._peers.pop(peer, None)
+        if peer.done() and not peer.cancelled() and (bug := peer.exception()) is not None:
+            _LOG.error("a connection ended by a bug of ours", exc_info=bug)
 
     async def _serve(self, connection: socket.socket, tls: Tls | None, standing: Standing) -> None:
         try:
@@ -197,6 +201,6 @@ def _shown_certificates(connection: ssl.SSLObject | None) -> bytes:
         raise NotAuthenticated("a connection without TLS shows no certificate")
     # Public since Python 3.13; before, only the object below has it.
     holder = connection if hasattr(connection, "get_unverified_chain") else getattr(connection, "_sslobj")  # noqa: B009
-    chain = holder.get_unverified_chain() or []
-    encoded = [one if isinstance(one, bytes) else one.public_bytes(2) for one in chain]
+    chain = [one for one in holder.get_unverified_chain() or [] if one is not None]
+    encoded = [one if isinstance(one, bytes) else one.public_bytes(_DER) for one in chain]
     return "".join(ssl.DER_cert_to_PEM_cert(one) for one in encoded).encode()

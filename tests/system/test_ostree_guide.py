@@ -126,3 +126,16 @@ def test_a_client_that_only_pulls_is_not_told_more_than_that_there_is_nothing(
     assert client.probe().status == 0
     assert refs_of(machine.repo) == {}
     assert (machine.repo / "summary").exists()
+
+
+def test_what_the_guide_has_an_administrator_call_can_be_called(machine: Machine, product: Product) -> None:
+    machine.push(product)
+    commands = re.findall(r"^    (millpond ostree .+)$", GUIDE, re.MULTILINE)
+    assert {command.split()[2] for command in commands} == {"init", "prune", "check", "list"}
+    for command in commands:
+        ended = subprocess.run(
+            ["bash", "-ec", command], cwd=machine.home, env=machine._environment, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+    assert set(refs_of(machine.repo)) == set(product.refs)
+    assert_sound(machine.repo)

@@ -17,9 +17,11 @@ import h11
 
 from millpond.core import limits
 from millpond.core.errors import NotAuthenticated
+from millpond.core.seldom import Seldom
 from millpond.web.messages import Answer, Body, Handler, Peer, Request
 
 _LOG = logging.getLogger(__name__)
+_SELDOM = Seldom(_LOG)
 _READ_BYTES = limits.HTTP_HEADER_BYTES
 
 
@@ -97,7 +99,8 @@ class Conversation:
             self._standing.ending = True
             return Answer(HTTPStatus.FORBIDDEN)
         except OSError as error:
-            _LOG.error("%s %r cannot be answered: %s", request.method, request.path[:200], error)
+            sentence = f"{request.method} {request.path[:200]!r} cannot be answered: {error}"
+            _SELDOM.say(logging.ERROR, f"errno {error.errno}", sentence)
         except Exception:
             incident = secrets.token_hex(4)
             _LOG.exception("incident %s: %s %r", incident, request.method, request.path[:200])

@@ -70,6 +70,15 @@ def test_what_a_client_pushes_with_its_certificate_comes_back_to_it(
     _assert_comes_back(site, release, encrypted(release), demanding=False)
 
 
+@pytest.mark.parametrize("number", ["1.91.3", "1.93.4", "1.93.5", "1.93.6", "2.8.1"])
+def test_a_client_with_an_instance_name_is_served_where_the_unnamed_instance_is_served_too(
+    site: BuildSite, number: str
+) -> None:
+    server = site.server("--enable-push", "--instance", "mine", "--instance", "")
+    remote = Remote(url=server.url, push=True, instance_name="mine")
+    _assert_comes_back(site, Release(number), remote, demanding=False)
+
+
 @pytest.mark.parametrize("number", ["1.4.3", "1.6.9", "1.93.4"])
 def test_who_has_no_certificate_builds_without_the_cache(
     site: BuildSite, encrypted: Callable[[Release], Remote], number: str

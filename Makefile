@@ -102,6 +102,7 @@ $(VENV)/made-for:
 $(VENV)/has-%: pyproject.toml $(VENV)/made-for
 	@echo 'installing into $(VENV): millpond$(if $(EXTRA),[$(EXTRA)])'
 	@$(call quietly,$(PIP) install -e '.$(if $(EXTRA),[$(EXTRA)])')
+	@$(BIN)/python -m compileall -q src/millpond  # pip does so for what it copies, and bst-artifact-receive is to start quickly
 	@touch $@
 $(VENV)/has-test: EXTRA := test
 $(VENV)/has-dev: EXTRA := dev

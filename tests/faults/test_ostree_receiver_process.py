@@ -125,8 +125,10 @@ def test_the_options_of_the_program_that_it_replaces_are_understood() -> None:
         ["r", "--pull-url=u", "--verbose", "--debug"],
         ["-vd", "--pull-url=u", "--", "r"],
     ):
-        assert parse(given, {"HOME": "/h"}) == ("/h/r", "u", True, True)
-    assert parse(["--pull-url", "u", "/r"], {"HOME": "/h"}) == ("/r", "u", False, False)
+        asked = parse(given, {"HOME": "/h"})
+        assert (asked.repo, asked.pull_url, asked.verbose, asked.debug) == ("/h/r", "u", True, True)
+    asked = parse(["--pull-url", "u", "/r"], {"HOME": "/h"})
+    assert (asked.repo, asked.pull_url, asked.verbose, asked.debug) == ("/r", "u", False, False)
     assert parse(["--pull-url", "u", "r"], {}).repo == "r"
     with pytest.raises(WrongUsage):
         parse(["-x", "--pull-url=u", "r"], {})

@@ -23,7 +23,6 @@ type            value
 
 from __future__ import annotations
 
-from collections import namedtuple
 from struct import Struct
 
 from millpond.protocol.gvariant_framing import NotNormal as NotNormal
@@ -38,12 +37,24 @@ Value = object
 """See the table above; what is decoded has the shape that its type says."""
 
 
-class Variant(namedtuple("Variant", ("type", "value"))):
+class Variant(tuple[str, Value]):
     """A value together with its type, as in ``a{sv}``."""
 
     __slots__ = ()
-    type: str
-    value: Value
+
+    def __new__(cls, type: str, value: Value) -> Variant:  # noqa: A002 — what GVariant calls it
+        """Of this type and value."""
+        return tuple.__new__(cls, (type, value))
+
+    @property
+    def type(self) -> str:
+        """The type string."""
+        return self[0]
+
+    @property
+    def value(self) -> Value:
+        """The value."""
+        return self[1]
 
 
 def encode(type_string: str, value: Value, *, order: str = "little") -> bytes:

@@ -6,8 +6,6 @@ whether it might push.
 
 from __future__ import annotations
 
-from collections import namedtuple
-
 PROGRAM = "bst-artifact-receive"
 OPTIONS = (
     ("--pull-url", "URL", "Where clients pull from what they push here, over http or https. Required."),
@@ -32,14 +30,16 @@ ABOUT = (
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-d": "debug", "--debug": "debug"}
 
 
-class Arguments(namedtuple("Arguments", ("repo", "pull_url", "verbose", "debug"))):
+class Arguments:
     """What was asked for."""
 
-    __slots__ = ()
-    repo: str
-    pull_url: str
-    verbose: bool
-    debug: bool
+    __slots__ = ("debug", "pull_url", "repo", "verbose")
+
+    def __init__(self, repo: str, pull_url: str, *, verbose: bool, debug: bool) -> None:
+        self.repo = repo
+        self.pull_url = pull_url
+        self.verbose = verbose
+        self.debug = debug
 
 
 class WrongUsage(Exception):
@@ -101,7 +101,7 @@ def parse(arguments: list[str], environment: dict[str, str]) -> Arguments:
         )
     if len(repos) != 1 or not repos[0]:
         raise WrongUsage(f"one REPO was expected, not {len(repos)}: name the directory of the OSTree repository")
-    return Arguments(_absolute(repos[0], environment), pull_url, "verbose" in flags, "debug" in flags)
+    return Arguments(_absolute(repos[0], environment), pull_url, verbose="verbose" in flags, debug="debug" in flags)
 
 
 def _absolute(repo: str, environment: dict[str, str]) -> str:

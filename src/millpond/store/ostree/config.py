@@ -12,8 +12,6 @@ key of ``[millpond]``
 
 from __future__ import annotations
 
-from collections import namedtuple
-
 from millpond.core.errors import RefusedToStart
 
 SECTION = "millpond"
@@ -23,17 +21,24 @@ AUTO_UPDATE = "auto-update-summary"
 _ARCHIVE_MODES = ("archive-z2", "archive")
 
 
-class Config(
-    namedtuple("Config", ("quota_bytes", "reserve_bytes", "has_reserve", "has_tombstones", "updates_summary"))
-):
+class Config:
     """What we need of it."""
 
-    __slots__ = ()
-    quota_bytes: int | None
-    reserve_bytes: int
-    has_reserve: bool
-    has_tombstones: bool
-    updates_summary: bool
+    __slots__ = ("has_reserve", "has_tombstones", "quota_bytes", "reserve_bytes", "updates_summary")
+
+    def __init__(
+        self,
+        *,
+        quota_bytes: int | None,
+        reserve_bytes: int | None,
+        has_tombstones: bool,
+        updates_summary: bool,
+    ) -> None:
+        self.quota_bytes = quota_bytes
+        self.reserve_bytes = reserve_bytes or 0
+        self.has_reserve = reserve_bytes is not None
+        self.has_tombstones = has_tombstones
+        self.updates_summary = updates_summary
 
 
 def parse(text: str) -> Config:
@@ -49,11 +54,10 @@ def parse(text: str) -> Config:
     if core.get("mode") not in _ARCHIVE_MODES:
         raise RefusedToStart(f"it is a repository of mode {core.get('mode')!r}: clients pull from archive-z2 only")
     return Config(
-        _bytes(ours, "quota-bytes"),
-        _bytes(ours, "reserve-bytes") or 0,
-        "reserve-bytes" in ours,
-        core.get("tombstone-commits") == "true",
-        core.get(AUTO_UPDATE) == "true",
+        quota_bytes=_bytes(ours, "quota-bytes"),
+        reserve_bytes=_bytes(ours, "reserve-bytes"),
+        has_tombstones=core.get("tombstone-commits") == "true",
+        updates_summary=core.get(AUTO_UPDATE) == "true",
     )
 
 

@@ -11,12 +11,12 @@ import os
 from millpond.core.errors import MillpondError, RefusedToStart
 from millpond.core.limits import OSTREE_LOCK_SECONDS
 from millpond.store.ostree import config
-from millpond.store.ostree.disk import Lock, read_file
 from millpond.store.ostree.places import UNFINISHED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from millpond.core.clock import Clock
+    from millpond.store.ostree.disk import Lock
 
 DIRECTORIES = (
     "objects",
@@ -30,6 +30,7 @@ DIRECTORIES = (
     "refs/mirrors",
 )
 """What ``ostree init`` makes."""
+_CONFIG_BYTES = 1 << 20
 
 
 class Repository:
@@ -41,6 +42,8 @@ class Repository:
 
     def lock(self) -> Lock:
         """The lock under which refs, objects and summary change; to be entered."""
+        from millpond.store.ostree.disk import Lock
+
         return Lock(self.path, OSTREE_LOCK_SECONDS)
 
     @property
@@ -56,6 +59,8 @@ class Repository:
         """
         if not self.needs_healing:
             return
+        from millpond.store.ostree.disk import Lock
+
         try:
             lock = Lock(self.path, 0.0)
             if lock.try_enter():
@@ -90,7 +95,11 @@ def open_repository(path: str) -> Repository:
         RefusedToStart: there is none, or it cannot be used.
     """
     try:
-        settings = config.parse(read_file(f"{path}/config").decode("utf-8", "replace"))
+        descriptor = os.open(f"{path}/config", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            settings = config.parse(os.read(descriptor, _CONFIG_BYTES).decode("utf-8", "replace"))
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         raise RefusedToStart(f"{path} is no OSTree repository: make one with millpond ostree init") from None
     except OSError as failure:

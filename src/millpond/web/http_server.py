@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 from millpond.core import limits
 from millpond.core.errors import NotAuthenticated
+from millpond.core.seldom import Seldom
 from millpond.web.conversation import Conversation, Standing
 from millpond.web.messages import Handler
 
 _LOG = logging.getLogger(__name__)
+_SELDOM = Seldom(_LOG)
 _BACKLOG = 512
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_SECONDS = 0.1
@@ -98,7 +100,7 @@ class HttpServer:
                 connection, _ = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    _LOG.error("no connection can be accepted: %s", error)
+                    _SELDOM.say(logging.ERROR, "accepting", f"no connection can be accepted: {error}")
                     await asyncio.sleep(_RETRY_SECONDS)
                 continue  # else the peer was gone before we came
             if len(self._peers) >= self._most and not self._make_room():

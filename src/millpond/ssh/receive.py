@@ -36,8 +36,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except WrongUsage as why:
         _say(f"{why} ({PROGRAM} --help)")
         sys.exit(2)
-    output = os.dup(1)
-    os.dup2(2, 1)  # whatever prints now, prints to standard error
+    try:
+        output = os.dup(1)
+        os.dup2(2, 1)  # whatever prints now, prints to standard error
+    except OSError:
+        sys.exit(2)  # nobody is there to whom it could be said
     try:
         repository = open_repository(asked.repo)
     except RefusedToStart as why:
@@ -62,7 +65,7 @@ def _serve(asked: Arguments, repository: Repository, output: int, environment: d
         from millpond.store.ostree.disk import refusal
 
         return push.failed(str(refusal(failure)))
-    except _Ended:
+    except (_Ended, KeyboardInterrupt):
         return push.failed("it was told to end")
     except Exception as bug:  # no traceback of ours reaches a client's log
         return push.failed(f"a bug of the cache: {type(bug).__name__}; nothing was stored")

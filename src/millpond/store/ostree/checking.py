@@ -15,7 +15,7 @@ from millpond.core.errors import IncompleteClosure, InvalidRequest
 from millpond.protocol.ostree.names import METADATA_TYPES, OBJECT_TYPES, loose_path
 from millpond.protocol.ostree.objects import check_commitmeta, parse_metadata
 from millpond.store.ostree.closure import closure, verify_stored
-from millpond.store.ostree.disk import read_file
+from millpond.store.ostree.disk import read_file, sync_repository
 from millpond.store.ostree.places import LEDGER
 from millpond.store.ostree.reach import packed, scan
 from millpond.store.ostree.refs import list_refs, read_ref, remove_ref
@@ -144,6 +144,7 @@ class Checkup:
         for ref in broken:
             remove_ref(self._repo, ref)
         end_change(self._repo)
+        sync_repository(self._repo)
         for commit in torn:  # before anything else of it, or ostree fsck would miss the rest
             self._remove((commit, "commit"))
             self._remove((commit, "commitmeta"))

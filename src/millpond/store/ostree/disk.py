@@ -157,6 +157,19 @@ def sync_file_system(descriptor: int) -> None:
         _raise_errno()
 
 
+def sync_repository(repo: str) -> None:
+    """Make durable whatever was done to a repository, in all of its directories.
+
+    Raises:
+        OSError: some of it could not be written.
+    """
+    descriptor = os.open(repo, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def begin_writing(descriptor: int, offset: int, size: int) -> None:
     """Let the disk begin with these bytes now, so that less is to be waited for in the end."""
     call = _libc("sync_file_range")

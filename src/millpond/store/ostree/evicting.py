@@ -19,7 +19,7 @@ from millpond.core.limits import OSTREE_LEAVING_SECONDS, OSTREE_PULLING_SECONDS
 from millpond.disk.files import sync_directory
 from millpond.protocol.ostree.names import loose_path
 from millpond.store.ostree.ballast import take_ballast, throw_ballast
-from millpond.store.ostree.disk import FULL
+from millpond.store.ostree.disk import FULL, sync_repository
 from millpond.store.ostree.reach import Reach, packed, unpacked
 from millpond.store.ostree.refs import HEADS, list_refs, read_ref, remove_ref
 from millpond.store.ostree.room import refs_bytes
@@ -175,6 +175,7 @@ class Eviction:
         for ref in chosen:
             remove_ref(self._repo, ref)
         end_change(self._repo)
+        sync_repository(self._repo)  # a ref that came back after a power loss would name what is gone
 
     def _summary(self, entries: dict[str, Listed]) -> NewSummary:
         """A summary written on a disk that may be full to the last byte: the ballast gives way to it."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from millpond.core.errors import MillpondError, RefusedToStart
 from millpond.store.ostree import config
 from millpond.store.ostree.ballast import take_ballast
-from millpond.store.ostree.disk import read_file, sync_file_system, write_file
+from millpond.store.ostree.disk import read_file, sync_repository, write_file
 from millpond.store.ostree.places import TMP, make_state
 from millpond.store.ostree.repository import DIRECTORIES, Repository, open_repository
 
@@ -39,7 +39,7 @@ def make_repository(path: str, *, quota_bytes: int | None, reserve_bytes: int | 
             configure(repository, quota_bytes=quota_bytes, reserve_bytes=reserve_bytes)
             repository.rewrite_summary()
             take_ballast(path)
-            _sync(path)
+            sync_repository(path)
     except OSError as failure:
         raise RefusedToStart(f"{path} cannot be written: {os.strerror(failure.errno or 0)}") from None
     except RefusedToStart:
@@ -78,11 +78,3 @@ def _check_empty(path: str) -> None:
         raise RefusedToStart(f"{path} is not empty and no OSTree repository: name another directory")
     if os.path.exists(path) and not os.path.isdir(path):
         raise RefusedToStart(f"{path} is no directory")
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        sync_file_system(descriptor)
-    finally:
-        os.close(descriptor)

@@ -118,6 +118,18 @@ def test_what_is_pushed_as_the_guide_says_is_pulled_from_nginx(
         server.stop()
 
 
+def test_another_user_who_serves_the_repository_can_read_what_is_pushed(machine: Machine, product: Product) -> None:
+    """nginx runs as a user of its own, in the tests as that of the tests."""
+    machine.push(product)
+    served = [machine.repo, machine.repo / "config", machine.repo / "summary"]
+    for directory in ("objects", "refs"):
+        served += [machine.repo / directory, *(machine.repo / directory).rglob("*")]
+    closed = [path for path in served if not path.stat().st_mode & (0o005 if path.is_dir() else 0o004)]
+    assert closed == []
+    pushes = machine.repo / "state" / "millpond" / "pushes"
+    assert not (pushes.stat().st_mode | pushes.parent.stat().st_mode) & 0o007
+
+
 def test_a_client_that_only_pulls_is_not_told_more_than_that_there_is_nothing(
     site: BuildSite, machine: Machine, product: Product
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from system.millpond_command import millpond
 from system.nginx_server import Nginx, repository_below
 from system.ostree_repo import LARGE_BYTES, Product, Puller, init, make_product, ostree
 from system.ostree_site import got, ostree_url, serve, until
+from system.server_process import accepts
 from system.tls_keys import KeyPair, Keys
 
 TRUST = "tls-ca-path={}"
@@ -198,6 +200,21 @@ def test_a_server_that_is_killed_is_started_again(site: BuildSite, small: Produc
     until(lambda: "ostree serves again" in server.stderr)
     client.pull(small.refs[0])
     assert "worker 0" not in server.stderr
+
+
+def test_who_is_being_answered_when_the_server_is_stopped_gets_it_all(site: BuildSite, product: Product) -> None:
+    server = serve(site, product.repo)
+    large = max((path for path in product.repo.rglob("*.filez")), key=lambda path: path.stat().st_size)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    client.request("GET", f"/{large.relative_to(product.repo)}")
+    answer = client.getresponse()
+    begun = answer.read(1000)
+    server._process.send_signal(signal.SIGTERM)
+    until(lambda: not accepts(server.port))
+    assert server.running
+    assert begun + answer.read() == large.read_bytes()
+    client.close()
+    server.stop()
 
 
 def test_it_ends_with_its_supervisor_and_holds_no_port_then(site: BuildSite, small: Product) -> None:

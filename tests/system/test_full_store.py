@@ -158,9 +158,10 @@ def test_df_never_passes_the_quota_however_much_is_written_and_read(
             for number in range(10):
                 first.push(f"first {number}", SIZES)
             second.result().close()
+            first.push("last", SIZES)  # nobody pushes after it, however far the other one was behind
         assert watched.most_bytes <= QUOTA_BYTES
         assert watched.most_bytes >= 0.9 * QUOTA_BYTES
-        assert first.is_whole("first 9")
+        assert first.is_whole("last")
         first.close()
 
 

@@ -529,3 +529,14 @@ class _Loop:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loop, name)
+
+
+def test_an_older_client_is_answered_and_let_go(repo: Path) -> None:
+    async def story() -> None:
+        async with serving(repo) as site:
+            peer = await site.peer()
+            peer.send(b"GET /summary HTTP/1.0\r\n\r\n")
+            assert (await peer.reply()).body == b"summary"
+            assert await peer.is_closed()
+
+    run(story)

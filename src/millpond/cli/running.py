@@ -14,11 +14,17 @@ import click
 from millpond.core.errors import RefusedToStart
 from millpond.supervisor import CannotStart
 
+# A group without a command; click has the class since 8.2, and before printed the help itself.
+_ASKS_FOR_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 def run_command(command: click.Command, program: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``command`` and leave with its status."""
     try:
         status = command.main(args=arguments, prog_name=program, standalone_mode=False)
+    except _ASKS_FOR_HELP as error:
+        _say(error.format_message())
+        sys.exit(2)
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else program
         _say(f"{where}: {_sentence(error.format_message())} ({where} --help)")

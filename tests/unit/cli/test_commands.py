@@ -153,6 +153,14 @@ def test_a_refusal_is_told_in_its_own_words(
     assert capsys.readouterr().err == f"millpond: {failure}\n"
 
 
+@pytest.mark.parametrize("group", ["names", "import"])
+def test_a_group_without_a_command_says_what_there_is(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert millpond(group) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"Usage: millpond {group} ")
+    assert "\nCommands:\n" in said
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["serve", "--help"], ["version"]], ids=" ".join)
 def test_whoever_asks_is_answered_on_standard_output(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert millpond(*arguments) == 0

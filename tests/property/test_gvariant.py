@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from property.gvariants import OSTREE_TYPES, every_type, from_plain, orders, plain, typed
 from system.parts import require
 
-from millpond.protocol.gvariant import NotNormal, Variant, decode, encode
+from millpond.protocol.gvariant import NotNormal, decode, encode
 
 JUDGE = Path(__file__).with_name("glib_judge.py")
 
@@ -171,10 +171,15 @@ def test_glib_has_the_same_opinion_of_damaged_bytes(glib: Judge, kind: str, data
         assert theirs == ours
 
 
-def test_glib_counts_an_offset_that_is_wider_than_needed_as_damage(glib: Judge) -> None:
-    body = bytes(253) + b"x\0"
-    wide = body + (253).to_bytes(2, "little")
+WIDE = {
+    "(ays)": bytes(252) + b"x\0" + (252).to_bytes(2, "little"),
+    "as": b"x" * 253 + b"\0" + (254).to_bytes(2, "little"),
+    "aay": bytes(251) + (250).to_bytes(2, "little") + (251).to_bytes(2, "little") + b"",
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_offsets_that_are_wider_than_they_need_to_be_are_damage(kind: str) -> None:
+    """The same value would have two forms, and a hash of one of them says nothing of the other."""
     with pytest.raises(NotNormal):
-        decode("(ays)", wide + b"\0")
-    assert isinstance(glib.ask("(ays)", wide, "little")[0], bool)
-    assert Variant("s", "x").type == "s"
+        decode(kind, WIDE[kind])

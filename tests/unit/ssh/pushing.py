@@ -100,12 +100,12 @@ def tar_of(members: Iterable[tuple[str, bytes]], *, tar_format: int = tarfile.PA
     return stream.getvalue()
 
 
-def tar_with(member: tarfile.TarInfo, data: bytes = b"") -> bytes:
-    """A tar with just this member, as GNU writes it."""
-    stream = io.BytesIO()
-    with tarfile.open(mode="w", fileobj=stream, format=tarfile.GNU_FORMAT) as tar:
-        tar.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
+def tar_with(member: tarfile.TarInfo, data: bytes, rest: bytes) -> bytes:
+    """This member, and after it what is in ``rest``, a tar of its own."""
+    begin = member.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+    whole = begin + rest.rstrip(b"\0")
+    whole += bytes(-len(whole) % 512) + bytes(1024)
+    return whole + bytes(-len(whole) % 10240)
 
 
 def conversation(commits: dict[str, str], tar: bytes, *, order: str = "little") -> bytes:

@@ -279,14 +279,14 @@ BAD_MEMBERS = {
     "a short checksum": member(f"{CHECKSUM[1:]}.filez"),
     "a ref": member("refs/heads/a"),
     "a long name": member("x" * 200 + OBJECT),
-    "a symlink": member(OBJECT, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-    "a hard link": member(OBJECT, type=tarfile.LNKTYPE, linkname="config"),
+    "a symlink": member(ART.of("filez"), type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "a hard link": member(ART.of("filez"), type=tarfile.LNKTYPE, linkname="config"),
     "a directory": member(OBJECT, type=tarfile.DIRTYPE),
-    "a fifo": member(OBJECT, type=tarfile.FIFOTYPE),
-    "a block device": member(OBJECT, type=tarfile.BLKTYPE),
-    "a character device": member(OBJECT, type=tarfile.CHRTYPE),
-    "a contiguous file": member(OBJECT, type=tarfile.CONTTYPE),
-    "a sparse file": member(OBJECT, type=tarfile.GNUTYPE_SPARSE),
+    "a fifo": member(ART.of("filez"), type=tarfile.FIFOTYPE),
+    "a block device": member(ART.of("filez"), type=tarfile.BLKTYPE),
+    "a character device": member(ART.of("filez"), type=tarfile.CHRTYPE),
+    "a contiguous file": member(ART.of("filez"), type=tarfile.CONTTYPE),
+    "a sparse file": member(ART.of("filez"), type=tarfile.GNUTYPE_SPARSE),
     "setuid": member(ART.of("filez"), mode=0o4755),
     "setgid": member(ART.of("filez"), mode=0o2755),
     "sticky": member(ART.of("filez"), mode=0o1644),
@@ -296,18 +296,27 @@ BAD_MEMBERS = {
 
 @pytest.mark.parametrize("bad", BAD_MEMBERS.values(), ids=BAD_MEMBERS.keys())
 def test_a_member_that_is_no_object_is_refused(repo: Path, bad: tarfile.TarInfo, tmp_path: Path) -> None:
+    """Whatever else is there: all that the commit needs comes as well."""
     data = ART.objects.get(bad.name, b"")
     bad.size = len(data)
-    refused(repo, push_of(ART, tar=tar_with(bad, data)))
+    rest = tar_of(ART.without(bad.name), tar_format=tarfile.GNU_FORMAT)
+    why = refused(repo, push_of(ART, tar=tar_with(bad, data, rest)))
+    assert "missing" not in why
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+
+
+def test_the_same_members_with_the_mode_that_clients_send_are_accepted(repo: Path) -> None:
+    name = ART.of("filez")
+    good = member(name, mode=0o644, size=len(ART.objects[name]))
+    rest = tar_of(ART.without(name), tar_format=tarfile.GNU_FORMAT)
+    assert serve(repo, push_of(ART, tar=tar_with(good, ART.objects[name], rest))).is_done
 
 
 @pytest.mark.parametrize("key", ["path", "linkpath", "GNU.sparse.realsize", "hdrcharset", "SCHILY.xattr.user.a"])
 def test_an_extended_header_that_makes_something_else_of_a_member_is_refused(repo: Path, key: str) -> None:
     bad = member(ART.of("filez"), pax_headers={key: "../../evil"})
     bad.size = len(ART.objects[bad.name])
-    stream = bad.tobuf(tarfile.PAX_FORMAT) + ART.objects[bad.name]
-    assert key in refused(repo, push_of(ART, tar=stream + bytes(20_480 - len(stream))))
+    assert key in refused(repo, push_of(ART, tar=bad.tobuf(tarfile.PAX_FORMAT) + tar_of(ART.members)))
 
 
 def pax(records: bytes) -> bytes:

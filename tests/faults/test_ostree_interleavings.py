@@ -49,8 +49,8 @@ def test_no_order_of_pushes_and_administration_leaves_a_stale_summary(tmp_path: 
             if what == "push":
                 assert status == 0, said
                 assert out.endswith(frames.done()), said
-            elif "fsck" in one or "summary" in one:
-                assert status == 0, (number, one, said)
+            elif "summary" in one or ("fsck" in one and not any("prune" in other for other in commands)):
+                assert status == 0, (number, one, said)  # fsck takes no lock: what a prune removes meanwhile it misses
         assert refs(repo) == listed(repo), (number, starts)
         if number % 20 == 0:
             assert_true(repo)

@@ -276,7 +276,7 @@ def test_what_moves_into_a_cache_that_is_nearly_full_takes_nothing_from_it(site:
     pushed.close()
 
 
-NAMES = 800
+NAMES = 2400
 
 
 @pytest.fixture

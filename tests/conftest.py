@@ -12,6 +12,8 @@ from millpond.core import seldom
 
 ONE_AFTER_ANOTHER = ("tests/faults/", "tests/system/")
 """Tests with processes of their own, which want the machine for themselves as far as they can have it."""
+BESIDE_THEM = tuple(f"tests/system/test_{what}" for what in ("import", "old_", "ostree_", "recipes"))
+"""Those among them that only ask whether clients and stores of other generations get along, however long that takes."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return slow if nodeid.startswith(ONE_AFTER_ANOTHER) else nodeid.partition("::")[0]
+            alone = nodeid.startswith(ONE_AFTER_ANOTHER) and not nodeid.startswith(BESIDE_THEM)
+            return slow if alone else nodeid.partition("::")[0]
 
         def _assign_work_unit(self, node: Any) -> None:
             if slow in self.workqueue:  # it takes longest, so it goes first

@@ -25,8 +25,9 @@ def millpond(context: click.Context) -> None:
     """The shared cache server for BuildStream.
 
     A cache that every client in a team pushes its artifacts and sources to and pulls them from, so that nobody builds
-    the same thing twice. It speaks the Remote Execution API's content-addressable storage and the Remote Asset API, so
-    other clients of these can use it, too. It has no ActionCache: Bazel and its like cannot keep action results in it.
+    the same thing twice: clients of BuildStream 1.1.4 and newer on one port, older ones by OSTree. It speaks the Remote
+    Execution API's content-addressable storage and the Remote Asset API, so other clients of these can use it, too. It has
+    no ActionCache: Bazel and its like cannot keep action results in it.
 
     \b
     Try it:

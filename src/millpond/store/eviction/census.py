@@ -16,7 +16,7 @@ from millpond.store.eviction.horizon import EVERYTHING_MS, UNIT_BITS, UNIT_BYTES
 from millpond.store.index import ENTRY, Index, SegmentRow, SegmentState
 from millpond.store.segments.files import SegmentFile, segment_name
 from millpond.store.segments.format import RECORD_HEADER_BYTES, Damaged, record_bytes
-from millpond.store.segments.rebuild import read_records
+from millpond.store.segments.rebuild import read_keys
 from millpond.store.uses.table import USE, Uses
 
 _ROWS_AT_ONCE = 20_000
@@ -231,10 +231,9 @@ class Census(Horizon):
     def _in_segment(self, number: int) -> Iterator[Rows]:
         """What the index lists under the keys that a segment has records of."""
         try:
-            records, _, _ = read_records(SegmentFile(self._path(number), number))
+            keys = sorted(set(read_keys(SegmentFile(self._path(number), number))))
         except (OSError, Damaged):
             return  # what lies there is found by the next pass
-        keys = sorted({record.key for record in records})
         with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
             found = cursor.getmulti(keys)
         if found:

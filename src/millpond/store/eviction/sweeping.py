@@ -31,13 +31,13 @@ from millpond.store.care.quarantine import quarantine
 from millpond.store.eviction.census import created_ms
 from millpond.store.eviction.forwarding import Forwarder
 from millpond.store.eviction.horizon import COPIED_PER_FREED, EVERYTHING_MS
-from millpond.store.index import Entry, Index, SegmentRow, SegmentState
+from millpond.store.index import ENTRY, Entry, Index, SegmentRow, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
 from millpond.store.room.refusals import doubt_everything
 from millpond.store.segments.files import SegmentFile, SegmentFiles, segment_name
 from millpond.store.segments.format import Damaged, record_bytes
-from millpond.store.segments.rebuild import read_records
+from millpond.store.segments.rebuild import read_keys
 from millpond.store.uses.merging import TouchReader
 from millpond.store.uses.table import Uses
 from millpond.store.uses.use import Use
@@ -217,7 +217,7 @@ class Sweeper:
         listed = self._listed(number)
         if row.suspect:
             return listed, [], 0
-        keys = [key for key, _ in listed]
+        keys = sorted([key for key, _ in listed])  # neighbours in a table are looked up together
         uses = self._uses.of(keys)
         pinned = self._uses.pinned_of(keys)
         touched: set[bytes] = set() if rule.is_everything else touches.read().keys
@@ -249,18 +249,14 @@ class Sweeper:
     def _listed(self, number: int) -> Listed:
         """What the index lists in a segment."""
         try:
-            records, _, _ = read_records(SegmentFile(self._path(number), number))
+            keys = read_keys(SegmentFile(self._path(number), number))
         except (OSError, Damaged):
             return self._listed_slowly(number)
-        keys = [record.key for record in records]
-        found: Listed = []
         with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
-            for start in range(0, len(keys), _AT_ONCE):
-                for key, value in cursor.getmulti(sorted(set(keys[start : start + _AT_ONCE]))):
-                    entry = Entry.decode(value)
-                    if entry.segment == number:
-                        found.append((key, entry))
-        return sorted(dict(found).items(), key=lambda item: item[1].offset)
+            found = cursor.getmulti(sorted(set(keys)))
+        here = number.to_bytes(4, "little")
+        listed = [(key, Entry.decode(value)) for key, value in found if value[:4] == here]
+        return sorted(listed, key=lambda item: item[1].offset)
 
     def _listed_slowly(self, number: int) -> Listed:
         """The same, for a segment that cannot tell: all of the index is looked through."""
@@ -343,14 +339,14 @@ class Sweeper:
     def _delete_listed(self, number: int, going: Listed, *, lost: bool = False) -> None:
         index = self._index
         ordered = sorted(going)  # neighbours in the index are deleted together
+        gone: list[bytes] = []
         for start in range(0, len(going), _AT_ONCE):
             part = ordered[start : start + _AT_ONCE]
-            gone = []
             size = 0
             with index.env.begin(write=True) as txn:
                 with txn.cursor(index.blobs) as cursor:
                     for key, entry in part:
-                        if cursor.set_key(key) and cursor.value() == entry.encode():
+                        if cursor.set_key(key) and cursor.value() == ENTRY.pack(*entry):
                             cursor.delete()
                             gone.append(key)
                             size += record_bytes(entry.size_bytes)
@@ -363,7 +359,7 @@ class Sweeper:
                         incarnation=row.incarnation + lost,
                     )
                     index.put_segment(txn, number, left)
-            self._uses.forget(gone)
+        self._uses.forget(gone)
 
     def _hide(self, number: int) -> None:
         self._files.drop(number)  # or we would be the reader for whom its blocks are kept

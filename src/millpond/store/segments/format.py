@@ -245,6 +245,17 @@ def parse_footer(encoded: bytes, header: SegmentHeader) -> list[Record]:
     return [Record(prefix + raw, *place) for raw, *place in _FOOTER_ENTRY.iter_unpack(entries)]
 
 
+def footer_keys(encoded: bytes, header: SegmentHeader) -> list[bytes]:
+    """The keys alone, in a third of the time.
+
+    Raises:
+        Damaged: it does not verify.
+    """
+    prefix = bytes([header.function])
+    entries = footer_entries(encoded, header)
+    return [prefix + entries[at : at + _HASH_BYTES] for at in range(0, len(entries), FOOTER_ENTRY_BYTES)]
+
+
 def scan(
     read: Callable[[int, int], Bytes], header: SegmentHeader, *, start: int, end: int, verify_data: bool
 ) -> Iterator[Record]:

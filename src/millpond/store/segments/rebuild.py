@@ -32,6 +32,7 @@ from millpond.store.segments.format import (
     footer_begin,
     footer_entries,
     footer_entry,
+    footer_keys,
     parse_footer,
     record_bytes,
     scan,
@@ -151,6 +152,19 @@ def read_records(file: SegmentFile) -> tuple[list[Record], int, bool]:
             )
         )
         return found, found[-1].end if found else SEGMENT_HEADER_BYTES, False
+
+
+def read_keys(file: SegmentFile) -> list[bytes]:
+    """The keys of a segment's records, in the order in which they lie, those of copies of a blob too.
+
+    Raises:
+        OSError, Damaged: it cannot be read.
+    """
+    try:
+        encoded, _ = _footer(file, os.fstat(file.descriptor).st_size)
+        return footer_keys(encoded, file.header)
+    except Damaged:
+        return [record.key for record in read_records(file)[0]]
 
 
 def _footer(file: SegmentFile, size: int) -> tuple[bytes, int]:

@@ -20,7 +20,7 @@ from millpond.disk import locks
 from millpond.store.uses import tally
 from millpond.store.uses.table import Uses
 from millpond.store.uses.touch_log import Group, Kind, decode, group_bytes
-from millpond.store.uses.use import NameUse, Use
+from millpond.store.uses.use import NameUse
 
 _PIECE_BYTES = 256 * limits.KIB
 _ROWS_AT_ONCE = 100_000
@@ -202,9 +202,9 @@ class _Fold:
             return
         uses = self._uses
         with uses.env.begin(write=True) as txn:
-            lease_of, grants = self._leases.get, self._grants
+            lease_of, grants_of = self._leases.get, self._grants.get
             uses.note_in(
-                txn, {key: Use(time_ms, lease_of(key, 0), grants[key]) for key, time_ms in self._times.items()}
+                txn, {key: (time_ms, lease_of(key, 0), grants_of(key, 0)) for key, time_ms in self._times.items()}
             )
             for row, use in self._names:
                 uses.note_name_in(txn, row, use)

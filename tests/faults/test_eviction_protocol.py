@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time as real_time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -517,9 +517,10 @@ def nothing_is_finished(patch: pytest.MonkeyPatch) -> None:
 def bytes_go_first(patch: pytest.MonkeyPatch) -> None:
     real = Sweeper._delete
 
-    def delete(sweeper: Sweeper, number: int, going: Any) -> None:
-        os.unlink(sweeper._path(number))
-        real(sweeper, number, going)
+    def delete(sweeper: Sweeper, marked: Mapping[int, Any]) -> None:
+        for number in marked:
+            os.unlink(sweeper._path(number))
+        real(sweeper, marked)
 
     patch.setattr(Sweeper, "_delete", delete)
 

@@ -57,7 +57,8 @@ def aftermath(shared_site: BuildSite) -> Aftermath:
         time.sleep(0.005)
     server.kill()
     assert push.running
-    assert KILL_AFTER_BYTES <= _bytes_under(repo) - idle_bytes < HEAVY_FILES * HEAVY_BYTES
+    # A file that moved was counted twice, and blocks that a file has ahead of its end go when it is closed.
+    assert KILL_AFTER_BYTES / 2 <= _bytes_under(repo) - idle_bytes < HEAVY_FILES * HEAVY_BYTES
     site.server("--enable-push", repo=repo, port=server.port)
     broken = push.wait()  # casd tries again by itself, so this may have ended well
     client.run("artifact", "push", HEAVY, project=project)

@@ -1,5 +1,6 @@
 """What goes when room is needed: the least recently used, and nothing that was promised."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic_ns, sleep
@@ -13,6 +14,7 @@ from millpond.core.errors import IncompleteClosure, NameNotFound
 from millpond.core.names import Namespace
 from millpond.services import assets
 from millpond.store.eviction.evicted import Evicted, last_eviction
+from millpond.store.segments.rebuild import segment_paths
 
 
 @pytest.fixture
@@ -219,6 +221,22 @@ def test_on_demand_what_is_old_goes_or_as_much_as_is_asked_for_or_all(small: Upk
     small.eviction.evict(everything=True)
     assert {key for key, _ in small.everything()} == {digest.key for digest in pinned}
     assert last_eviction(small.uses) is None  # nobody lacked room
+
+
+def test_segments_that_go_together_leave_no_row_no_file_and_no_use(small: Upkept, time: Time) -> None:
+    gone = small.push("gone", artifact(3))
+    time.passes(days=40)
+    kept = small.push("kept", artifact(1))
+    small.settled()
+    evicted = small.eviction.evict(older_than_ms=time() - 30 * 86_400_000)
+    assert evicted.segments >= 8
+    assert small.is_whole(kept)
+    assert small.uses.of(sorted(digest.key for digest in gone)).keys() <= {key for key, _ in small.everything()}
+    with small.index.reading() as txn:
+        rows = dict(small.index.all_segments(txn))
+    listed = Counter(entry.segment for _, entry in small.everything())
+    assert {number: row.live_count for number, row in rows.items() if row.live_count} == listed
+    assert {number for number, _ in segment_paths(small.layout.segments)} == rows.keys()
 
 
 def test_nothing_goes_before_pins_are_known(small: Upkept) -> None:

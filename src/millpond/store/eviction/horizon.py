@@ -42,6 +42,8 @@ class Plan(NamedTuple):
     """What is still missing when all of them are gone."""
     unsealed_bytes: int = 0
     """What could go of segments that are not sealed yet."""
+    wanted_bytes: int = 0
+    """What it was made to free."""
 
 
 class Leased:
@@ -199,7 +201,7 @@ class Horizon:
                 break
             victims.append(Victim(number, freed, kept))
             short -= freed
-        return Plan(horizon_ms, victims, max(0, short), unsealed)
+        return Plan(horizon_ms, victims, max(0, short), unsealed, to_free_bytes)
 
     def gone(self, number: int) -> None:
         """The segment was evicted, or is not to be thought of any more."""

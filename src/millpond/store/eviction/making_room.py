@@ -46,6 +46,7 @@ _SHORT_SHARE = 4
 _CHEAP_SECONDS = 0.02
 _REFRESHED_SHARE = 3
 _SLACK_SEGMENTS = 2
+_AHEAD_SEGMENTS = 3
 _EXACT_BELOW_BYTES = 256 * limits.MIB
 _APPLY_ROUNDS = 8
 
@@ -167,6 +168,7 @@ class Eviction:
             touches = self._merger.reader()
             for number in numbers:
                 self._sweeper.sweep(number, Rule(0, self._clock()), touches)
+            self._sweeper.remove()
 
     def _rest(self) -> float:
         """Nothing has to go. Where something had to a moment ago, it soon will again: look often."""
@@ -177,7 +179,7 @@ class Eviction:
 
     def _make_room(self, to_free: int) -> int:
         """Free so much, or what can be freed now; how much that was."""
-        plan = self._chosen(to_free)
+        plan = self._chosen(to_free, ahead_bytes=self._ahead_bytes())
         freed = 0
         touches = self._merger.reader()
         until = time.monotonic() + _ROUND_SECONDS
@@ -186,14 +188,22 @@ class Eviction:
                 continue
             swept = self._sweep(victim.number, self._rule(plan.horizon_ms), touches)
             freed += swept.freed_bytes if swept.end is End.GONE else 0
-            if freed >= to_free or time.monotonic() > until:
+            if freed >= plan.wanted_bytes or time.monotonic() > until:
                 break
+        self._sweeper.remove()
         return freed
 
     def _may_copy(self, size_bytes: int) -> bool:
-        """Whether the quota has room for copies: what went before may still be open somewhere."""
+        """Whether the quota has room for copies: what went before may still be open somewhere, or not be deleted yet."""
         self._departing.collect()
-        return not len(self._departing) or size_bytes + SEGMENT_EXTRA_BYTES <= self._space.left_for_moving()
+        if self._fits(size_bytes):
+            return True
+        self._sweeper.remove()
+        return self._fits(size_bytes)
+
+    def _fits(self, size_bytes: int) -> bool:
+        nothing_is_going = not len(self._departing) and not self._sweeper.has_marked
+        return nothing_is_going or size_bytes + SEGMENT_EXTRA_BYTES <= self._space.left_for_moving()
 
     def _sweep(self, number: int, rule: Rule, touches: TouchReader) -> Swept:
         swept = self._sweeper.sweep(number, rule, touches)
@@ -225,9 +235,14 @@ class Eviction:
         self._promises.fence()
         self._merger.merge()
 
-    def _chosen(self, to_free: int) -> Plan:
+    def _chosen(self, to_free: int, *, ahead_bytes: int = 0) -> Plan:
+        """What to evict to free so much; and ``ahead_bytes`` more, where they are to be had without looking further."""
         self.take_in()
-        plan = self._planned(self._counted(), to_free)
+        plan = self._planned(self._counted(), to_free + ahead_bytes)
+        if plan.short_bytes:
+            plan = self._planned(self._counted(), to_free)
+        else:
+            to_free += ahead_bytes
         for _ in range(_APPLY_ROUNDS):
             if plan.short_bytes or not plan.victims:
                 # What is left of a census from which much has gone already says nothing of the rest.
@@ -244,6 +259,10 @@ class Eviction:
 
     def _planned(self, census: Census, to_free: int) -> Plan:
         return census.plan(to_free, slack_bytes=self._slack_bytes(), patient=self._patient)
+
+    def _ahead_bytes(self) -> int:
+        """What is evicted beyond what must be, so that rounds are few: each takes in all uses and plans anew."""
+        return _AHEAD_SEGMENTS * self._space.segment_bytes if self._space.quota_bytes >= _EXACT_BELOW_BYTES else 0
 
     def _slack_bytes(self) -> int:
         """What may go before its time for the sake of less copying: nothing in a small cache, where it would show."""
@@ -359,6 +378,7 @@ class Eviction:
         touches = self._merger.reader()
         for victim in plan.victims:
             self._sweep(victim.number, rule, touches)
+        self._sweeper.remove()
 
     def _drop_from_open(self) -> None:
         """Take everything but pins out of the segments that are still written: it becomes dead space there."""

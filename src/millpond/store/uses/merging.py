@@ -120,28 +120,34 @@ class Merger:
         """Merge all that is there, or what can be merged in that time; the number of rows that were read."""
         until = time.monotonic() + seconds
         names = _names(self._directory)
-        rows = sum(self._merge(name, until) for name in names if time.monotonic() < until)
+        readers: list[_Reader] = []
+        fold = _Fold(self._uses, self._clock())
+        for name in names:
+            if time.monotonic() > until:
+                break
+            reader = _Reader(os.path.join(self._directory, name), self._position(name))
+            if self._read(reader, fold, _AT + name.encode(), until):
+                readers.append(reader)
+        fold.write()
+        for reader in readers:
+            with suppress(FileNotFoundError):
+                _remove_if_over(reader)
         self._forget_gone(set(names))
-        return rows
+        return fold.rows
 
     def _position(self, name: str) -> int:
         return int(self._uses.remembered(_AT + name.encode()) or 0)
 
-    def _merge(self, name: str, until: float) -> int:
-        path = os.path.join(self._directory, name)
-        reader = _Reader(path, self._position(name))
-        fold = _Fold(self._uses, self._clock(), _AT + name.encode())
+    def _read(self, reader: "_Reader", fold: "_Fold", meta_key: bytes, until: float) -> bool:
+        """Take a log in; whether that was all of it."""
         try:
             for group in reader.groups():
-                fold.add(group, reader.position)
+                fold.add(group, meta_key, reader.position)
                 if time.monotonic() > until:
-                    fold.write()
-                    return fold.rows
-            fold.write()
-            _remove_if_over(reader)
+                    return False
         except FileNotFoundError:
-            return 0
-        return fold.rows
+            return False
+        return True
 
     def _forget_gone(self, names: set[str]) -> None:
         with self._uses.reading() as txn, txn.cursor(self._uses.meta) as cursor:
@@ -157,17 +163,16 @@ class Merger:
 
 
 class _Fold:
-    """Rows of one log on their way into the tables: of each blob only the last times are written."""
+    """Rows of the logs on their way into the tables: of each blob only the last times are written."""
 
-    def __init__(self, uses: Uses, now_ms: int, meta_key: bytes) -> None:
+    def __init__(self, uses: Uses, now_ms: int) -> None:
         self.rows = 0
         self._uses = uses
         self._now_ms = now_ms
-        self._meta_key = meta_key
-        self._position = -1
         self._clear()
 
     def _clear(self) -> None:
+        self._positions: dict[bytes, int] = {}
         self._latest_ms = 0
         self._times: dict[bytes, int] = {}
         self._leases: dict[bytes, int] = {}
@@ -175,12 +180,12 @@ class _Fold:
         self._names: list[tuple[bytes, NameUse]] = []
         self._counted: list[Group] = []
 
-    def add(self, group: Group, position: int) -> None:
-        """Take a group in; ``position`` is where the next one begins."""
+    def add(self, group: Group, meta_key: bytes, position: int) -> None:
+        """Take a group in; ``position`` is where the next one begins in its log, kept under ``meta_key``."""
         # A clock that was wrong must not make anything young for ever.
         time_ms = min(group.time_ms, self._now_ms)
         self.rows += len(group.rows)
-        self._position = position
+        self._positions[meta_key] = position
         if group.kind in _OF_BLOBS:
             keys = group.rows if len(group.rows[0]) == _KEY_BYTES else []
             _raise(self._times, keys, time_ms, is_latest=time_ms >= self._latest_ms)
@@ -198,7 +203,7 @@ class _Fold:
 
     def write(self) -> None:
         """Write what was taken in, and how far that was, in one transaction."""
-        if self._position < 0:
+        if not self._positions:
             return
         uses = self._uses
         with uses.env.begin(write=True) as txn:
@@ -210,12 +215,17 @@ class _Fold:
                 uses.note_name_in(txn, row, use)
             for group in self._counted:
                 tally.add(txn, uses.meta, group)
-            txn.put(self._meta_key, b"%d" % self._position, db=uses.meta)
+            for meta_key, position in self._positions.items():
+                txn.put(meta_key, b"%d" % position, db=uses.meta)
         self._clear()
 
 
 def _raise(times: dict[bytes, int], keys: Sequence[bytes], time_ms: int, *, is_latest: bool) -> None:
-    """Note a time for ``keys``. Times in a log rise, but for one that an import writes, which begins with the newest."""
+    """Note a time for ``keys``.
+
+    Times in a log rise, but for one that an import writes, which begins with the newest; and the next log begins before
+    the end of the last one.
+    """
     if is_latest:
         times.update(dict.fromkeys(keys, time_ms))
     else:

@@ -17,13 +17,12 @@ _EVERYBODYS = [name for name, workload in WORKLOADS.items() if workload.session 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """On ``workload``, ``server`` must reach ``at_least`` times the rate of ``peer`` on the same, or on ``than``."""
+    """On ``workload``, ``server`` must reach ``at_least`` times the rate of ``peer``."""
 
     workload: str
     server: str
     peer: str
     at_least: float
-    than: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,7 @@ class Bars:
         return list(dict.fromkeys(name for bar in self.bars for name in (bar.server, bar.peer)))
 
     def judge(self, results: Results) -> Verdict:
-        findings = tuple(
-            Finding(bar, results.ratio(bar.workload, bar.server, bar.peer, than=bar.than)) for bar in self.bars
-        )
+        findings = tuple(Finding(bar, results.ratio(bar.workload, bar.server, bar.peer)) for bar in self.bars)
         return Verdict(findings, self)
 
 

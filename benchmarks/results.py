@@ -42,9 +42,9 @@ class Results:
         """Median CPU seconds of the server per unit; None when it was not measured."""
         return _median(sample.server_cpu_per_unit for sample in self.of(workload, server))
 
-    def ratio(self, workload: str, server: str, peer: str, *, than: str = "") -> float | None:
-        """The rate of ``server`` over the rate of ``peer``, on the same workload or on ``than``."""
-        rate, peer_rate = self.rate(workload, server), self.rate(than or workload, peer)
+    def ratio(self, workload: str, server: str, peer: str) -> float | None:
+        """The rate of ``server`` over the rate of ``peer``, on the same workload."""
+        rate, peer_rate = self.rate(workload, server), self.rate(workload, peer)
         return rate / peer_rate if rate is not None and peer_rate is not None else None
 
     def unit(self, workload: str) -> str:

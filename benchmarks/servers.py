@@ -89,7 +89,7 @@ def _output(command: list[str]) -> str:
 
 
 FULL_STORE = "full store"
-"""The session for which servers are started with a small quota."""
+"""The session for which servers are started with a quota."""
 SMALL_QUOTA_BYTES = 400_000_000
 TLS = "openings, mutual TLS"
 """The session for which servers are started with keys, and let in whoever has the client's."""
@@ -174,6 +174,12 @@ SERVERS = {
             "millpond-small",
             "Millpond, 2 workers, a small quota",
             _millpond(2, "--quota", str(SMALL_QUOTA_BYTES)),
+            session=FULL_STORE,
+        ),
+        ServerKind(
+            "millpond-large",
+            "Millpond, 2 workers, a quota that is never reached",
+            _millpond(2, "--quota", str(20 * SMALL_QUOTA_BYTES)),
             session=FULL_STORE,
         ),
         ServerKind("casd-small", "buildbox-casd, a small quota", _small_casd, announces=False, session=FULL_STORE),

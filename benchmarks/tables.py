@@ -68,7 +68,7 @@ def verdict(found: Verdict) -> str:
     rows = [
         [
             _TITLES[finding.bar.workload],
-            f"{finding.bar.server}/{finding.bar.than or finding.bar.peer}",
+            f"{finding.bar.server}/{finding.bar.peer}",
             _number(finding.ratio),
             f"{finding.bar.at_least:.2f}",
             _NOT_MEASURED if finding.ratio is None else f"{finding.share_of_bar:.2f}",

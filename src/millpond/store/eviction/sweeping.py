@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 _TRIES = 3
 _AT_ONCE = 4000
 """Blobs deleted in one transaction, for which writers wait: about 10 ms."""
-_MARKED_AT_ONCE = 16_000
+_MARKED_AT_ONCE = 2_500
 """Blobs in marked segments that are not deleted yet."""
 _LOCK_SECONDS = 0.02
 _LOCK_TRIES = 100

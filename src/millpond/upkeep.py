@@ -36,7 +36,8 @@ from millpond.store.care.scrub import ScrubDuty
 from millpond.store.eviction.chores import Abandoned, MergeLogs, ReaderSlots
 from millpond.store.eviction.forwarding import Forwarder
 from millpond.store.eviction.making_room import Eviction
-from millpond.store.eviction.sweeping import PromiseLock, Sweeper
+from millpond.store.eviction.promise_lock import PromiseLock
+from millpond.store.eviction.sweeping import Sweeper
 from millpond.store.failures import is_full, told
 from millpond.store.index import Entry, Index
 from millpond.store.read_only import ReadOnlyStore

@@ -32,12 +32,13 @@ from millpond.names.lmdb_names import LmdbNames
 from millpond.services import assets
 from millpond.services.cache import Cache
 from millpond.store.care.check import Problem, StoreCheck
-from millpond.store.eviction import chores, sweeping
+from millpond.store.eviction import chores, promise_lock, sweeping
 from millpond.store.eviction import making_room as evicting_module
 from millpond.store.eviction.chores import Abandoned
 from millpond.store.eviction.forwarding import Forwarder, Moved
 from millpond.store.eviction.making_room import Eviction
-from millpond.store.eviction.sweeping import PromiseLock, Sweeper
+from millpond.store.eviction.promise_lock import PromiseLock
+from millpond.store.eviction.sweeping import Sweeper
 from millpond.store.index import Entry, SegmentRow
 from millpond.store.room import departing
 from millpond.store.room.departing import Departing
@@ -284,7 +285,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
         monotonic=real_time.monotonic, sleep=lambda _: pauses.pause("waiting for promise.lock", waits=True)
     )
     monkeypatch.setattr(sweeping, "time", naps)
-    monkeypatch.setattr(sweeping, "_LOCK_SECONDS", 0)
+    monkeypatch.setattr(promise_lock, "time", naps)
+    monkeypatch.setattr(promise_lock, "_LOCK_SECONDS", 0)
     monkeypatch.setattr(chores, "_LEFT_ALONE_SECONDS", -DAY_MS)
     monkeypatch.setattr(SegmentStore, "_tick", lambda _: None)  # nothing happens by the clock
     pauses.after(SegmentLookup, "held", "having looked, with the lock")

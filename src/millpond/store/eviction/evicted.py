@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from millpond.core.clock import Clock
 from millpond.disk.group_writer import Transaction
-from millpond.store.eviction.sweeping import PLACE, STAMP_BYTES, End, Swept
+from millpond.store.eviction.sweeping import End, Swept
 from millpond.store.index import Index
+from millpond.store.segments.closure_rows import places_of
 from millpond.store.uses.table import Uses
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,6 @@ def closures_of(index: Index, txn: Transaction, numbers: set[int]) -> Sequence[b
     rows = []
     with txn.cursor(index.closures) as cursor:
         for row, value in cursor:
-            if any(place in numbers for place, _ in PLACE.iter_unpack(value[STAMP_BYTES:])):
+            if any(place in numbers for place, _ in places_of(value)):
                 rows.append(row)
     return rows

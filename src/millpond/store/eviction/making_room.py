@@ -19,11 +19,13 @@ from millpond.core.clock import Clock
 from millpond.store.eviction.census import Census
 from millpond.store.eviction.evicted import Evicted, Teller
 from millpond.store.eviction.horizon import EVERYTHING_MS, Plan
-from millpond.store.eviction.sweeping import EVERYTHING, PLACE, STAMP_BYTES, End, PromiseLock, Rule, Sweeper, Swept
+from millpond.store.eviction.promise_lock import PromiseLock
+from millpond.store.eviction.sweeping import EVERYTHING, End, Rule, Sweeper, Swept
 from millpond.store.index import Index, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
 from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Held, Space
+from millpond.store.segments.durability import segments_of
 from millpond.store.uses.merging import Merger, TouchReader
 from millpond.store.uses.table import Uses
 
@@ -283,7 +285,7 @@ class Eviction:
         census = self._counted()
         if self._census_cost < _CHEAP_SECONDS:
             return self._counted_anew()
-        places = self._places(rows)
+        places = segments_of(self._index, rows)
         if places is None or census.blobs_in(places) > census.blobs // _REFRESHED_SHARE:
             return self._counted_anew()
         census.update(self._clock())
@@ -302,21 +304,6 @@ class Eviction:
         self._census_cost = self._census_made - begun
         log.debug("counted %d blobs in %.3f s", self._census.blobs, self._census_cost)
         return self._census
-
-    def _places(self, rows: Sequence[bytes]) -> set[int] | None:
-        """The segments in which the closures of these names lie; None when that is not known of all of them."""
-        places: set[tuple[int, int]] = set()
-        with self._index.reading() as txn:
-            for row in rows:
-                value = txn.get(row, db=self._index.closures)
-                if value is None:
-                    return None
-                places.update(PLACE.iter_unpack(value[STAMP_BYTES:]))
-            for number, incarnation in places:
-                segment = self._index.segment(txn, number)
-                if segment is None or segment.incarnation != incarnation:
-                    return None  # something of it was moved meanwhile
-        return {number for number, _ in places}
 
     def _leave_alone(self, census: Census) -> None:
         """Think no more, for a moment, of what was let go again though all was known: something is new there each time."""

@@ -19,11 +19,9 @@ The rule (I8): nothing goes that was promised before it was marked.
 import itertools
 import logging
 import os
-import struct
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -36,10 +34,12 @@ from millpond.store.care.quarantine import quarantine
 from millpond.store.eviction.census import created_ms
 from millpond.store.eviction.forwarding import Forwarder
 from millpond.store.eviction.horizon import COPIED_PER_FREED, EVERYTHING_MS
+from millpond.store.eviction.promise_lock import LOCK_STEP_SECONDS, LOCK_TRIES, PromiseLock
 from millpond.store.index import ENTRY, Entry, Index, SegmentRow, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
 from millpond.store.room.refusals import doubt_everything
+from millpond.store.segments.closure_rows import places_of
 from millpond.store.segments.files import SegmentFile, SegmentFiles, segment_name
 from millpond.store.segments.format import Damaged, record_bytes
 from millpond.store.segments.rebuild import read_keys
@@ -53,11 +53,6 @@ _AT_ONCE = 4000
 """Blobs deleted in one transaction, for which writers wait: about 10 ms."""
 _MARKED_AT_ONCE = 2_500
 """Blobs in marked segments that are not deleted yet."""
-_LOCK_SECONDS = 0.02
-_LOCK_TRIES = 100
-_LOCK_STEP_SECONDS = 0.0005
-PLACE = struct.Struct("<II")
-STAMP_BYTES = 16
 
 Listed = list[tuple[bytes, Entry]]
 
@@ -98,52 +93,6 @@ class Swept(NamedTuple):
     """How many are no longer held."""
     youngest_ms: int = 0
     """When the youngest of them was last used."""
-
-
-class PromiseLock:
-    """The exclusive side of ``promise.lock``."""
-
-    def __init__(self, path: str) -> None:
-        self._descriptor = locks.open_lock_file(path)
-        self._asked = False
-
-    @contextmanager
-    def exclusively(self) -> Iterator[bool]:
-        """Hold it, if it can be had within a moment; yields whether it is held."""
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while not (held := locks.try_lock(self._descriptor, exclusive=True)):
-            locks.ask(self._descriptor)  # or those who share it would never let us in
-            self._asked = True
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(_LOCK_STEP_SECONDS)
-        try:
-            yield held
-        finally:
-            locks.unlock(self._descriptor)
-            if held and self._asked:
-                locks.ask_no_more(self._descriptor)
-                self._asked = False
-
-    def fence(self) -> None:
-        """Wait until every promise that was being made is in its log.
-
-        Between pointing entries elsewhere and choosing what goes this is done once: a name may have been answered by
-        where its blobs lay before, with its line still on the way.
-
-        Raises:
-            NotReady: somebody holds on to the lock.
-        """
-        for _ in range(_LOCK_TRIES):
-            with self.exclusively() as held:
-                if held:
-                    return
-            time.sleep(_LOCK_STEP_SECONDS)
-        raise NotReady("a process holds on to promise.lock, so nothing can be evicted: is one of them stopped?")
-
-    def close(self) -> None:
-        """Let it go."""
-        os.close(self._descriptor)
 
 
 class Sweeper:
@@ -312,12 +261,12 @@ class Sweeper:
     def _mark(self, number: int, going: Listed, rule: Rule, touches: TouchReader) -> bool:
         """Mark it sweeping, unless something in it was used or promised up to now."""
         keys = {key for key, _ in going}
-        for _ in range(_LOCK_TRIES):
+        for _ in range(LOCK_TRIES):
             touches.read()  # most of what came since, so that little is left to be read under the lock
             marked = self._try_to_mark(number, keys, rule, touches)
             if marked is not None:
                 return marked
-            time.sleep(_LOCK_STEP_SECONDS)
+            time.sleep(LOCK_STEP_SECONDS)
         raise NotReady("a process holds on to promise.lock, so nothing can be evicted: is one of them stopped?")
 
     def _try_to_mark(self, number: int, keys: set[bytes], rule: Rule, touches: TouchReader) -> bool | None:
@@ -352,7 +301,7 @@ class Sweeper:
         if known is not None and known.applied_ms >= rule.horizon_ms:
             return False
         value = txn.get(name, db=self._index.closures)
-        return value is not None and number in {place for place, _ in PLACE.iter_unpack(value[STAMP_BYTES:])}
+        return value is not None and number in {place for place, _ in places_of(value)}
 
     # -- 3 and 4: away with it --------------------------------------------------------------------------------------
 

@@ -5,8 +5,7 @@ So blobs cost no sync of their own, and an acknowledged name survives power loss
 """
 
 import os
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady, WouldBlock
@@ -14,12 +13,10 @@ from millpond.disk.group_writer import GroupWriter, Transaction, Work
 from millpond.store.care.quarantine import quarantine
 from millpond.store.index import ENTRY, Entry, Index
 from millpond.store.interface import Footprint
+from millpond.store.segments import closure_rows
 from millpond.store.segments.files import SegmentFiles
 from millpond.store.segments.format import Damaged, record_bytes
 from millpond.store.segments.sealing import Sealer
-
-_PLACE = struct.Struct("<II")
-_STAMP_BYTES = 16
 
 
 class Durability:
@@ -107,7 +104,7 @@ class Durability:
 
     def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
         """Write a closure's row."""
-        value = stamp + b"".join(_PLACE.pack(*place) for place in footprint.places)
+        value = closure_rows.encoded(stamp, footprint.places)
         self._index_writer.submit_lazily(lambda txn: txn.put(row, value, db=self._index.closures))
 
     def intact(self, row: bytes, stamp: bytes) -> bool:
@@ -143,10 +140,26 @@ def intact(index: Index, row: bytes, stamp: bytes) -> bool:
     """Whether all segments of the closure of the binding ``stamp`` are as they were when it was last walked."""
     with index.reading() as txn:
         value = txn.get(row, db=index.closures)
-        if value is None or value[:_STAMP_BYTES] != stamp:
+        if value is None or not closure_rows.is_of(value, stamp):
             return False
-        for number, incarnation in _PLACE.iter_unpack(value[_STAMP_BYTES:]):
+        for number, incarnation in closure_rows.places_of(value):
             segment = index.segment(txn, number)
             if segment is None or not segment.holds or segment.incarnation != incarnation:
                 return False
     return True
+
+
+def segments_of(index: Index, rows: Iterable[bytes]) -> set[int] | None:
+    """The segments in which the closures of these names lie; None when that is not known of all of them."""
+    places: set[closure_rows.Place] = set()
+    with index.reading() as txn:
+        for row in rows:
+            value = txn.get(row, db=index.closures)
+            if value is None:
+                return None
+            places.update(closure_rows.places_of(value))
+        for number, incarnation in places:
+            segment = index.segment(txn, number)
+            if segment is None or segment.incarnation != incarnation:
+                return None  # something of it was moved meanwhile
+    return {number for number, _ in places}

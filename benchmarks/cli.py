@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import real_client, size, tables
+from benchmarks import artifact, real_client, size, tables
 from benchmarks.bars import Bars
 from benchmarks.messages import UnexpectedAnswer
 from benchmarks.results import Results, UnreadableResult
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check, only=None, servers=None, quick=False, output=None)
 
     size.add_command(commands)
+    artifact.add_command(commands)
     return parser
 
 

@@ -81,9 +81,10 @@ class Measured:
 class Server:
     """Millpond on a repository that stays."""
 
-    def __init__(self, repository: BigRepository, log: Path) -> None:
-        self.repository = repository
+    def __init__(self, path: Path, log: Path, *options: str) -> None:
+        self.path = path
         self._log = log
+        self._options = options
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
 
@@ -93,7 +94,7 @@ class Server:
         command = [sys.executable, "-m", "millpond", "serve", "--enable-push", "--listen", "127.0.0.1:0"]
         with self._log.open("w") as stderr:
             self._process = subprocess.Popen(
-                [*command, "--workers", str(WORKERS), str(self.repository.path)],
+                [*command, "--workers", str(WORKERS), *self._options, str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -133,7 +134,7 @@ class Server:
     def lose_power(self) -> None:
         """After a kill: no index is believed any more that was not left cleanly."""
         self.kill()
-        index = Index(Layout(str(self.repository.path)).index)
+        index = Index(Layout(str(self.path)).index)
         with index.env.begin(write=True) as txn:
             txn.delete(b"trust", db=index.state)
         index.close()
@@ -152,13 +153,14 @@ def measure(blobs: int, scratch: Path, made: Path | None) -> Measured:
         for repository in (small, big):
             if not repository.path.exists():
                 repository.make(lambda text: print(text, file=sys.stderr))
-        servers = [Server(one, root / f"{one.path.name}.log") for one in (small, big)]
+        repositories = (small, big)
+        servers = [Server(one.path, root / f"{one.path.name}.log") for one in repositories]
         for server in servers:
             stack.callback(server.kill)
             server.start()  # the first time makes the index
         _start_up(servers, measured)
-        _compare(servers, measured)
-        _memory(servers[1], measured)
+        _compare(servers, repositories, measured)
+        _memory(servers[1], big, measured)
         _after_power_loss(servers[1], measured)
         for server in servers:
             server.stop()
@@ -187,7 +189,7 @@ def _after_power_loss(server: Server, measured: Measured) -> None:
     measured.add("ready after a power loss", statistics.median(seconds), "s", at_most, note)
 
 
-def _compare(servers: Sequence[Server], measured: Measured) -> None:
+def _compare(servers: Sequence[Server], repositories: Sequence[BigRepository], measured: Measured) -> None:
     chance = random.Random(2026)
     with contextlib.ExitStack() as stack:
         channels = [
@@ -202,8 +204,8 @@ def _compare(servers: Sequence[Server], measured: Measured) -> None:
         for what, unit, times, at_most, ask in kinds:
             taken: list[list[float]] = [[], []]
             for _ in range(times):
-                for at, (server, channel) in enumerate(zip(servers, channels, strict=True)):
-                    taken[at].append(ask(channel, server.repository))
+                for at, (repository, channel) in enumerate(zip(repositories, channels, strict=True)):
+                    taken[at].append(ask(channel, repository))
             small, big = (1000 * statistics.median(some[len(some) // 10 :]) for some in taken)
             note = f"{small:.2f} {unit} and {big:.2f} {unit}, p50 of {times} calls by one client"
             measured.add(f"{what}, {measured.blobs:,} over {SMALL_BLOBS:,} blobs", big / small, "times", at_most, note)
@@ -259,9 +261,9 @@ def _reading(chance: random.Random) -> Callable[[grpc.Channel, BigRepository], f
     return ask
 
 
-def _memory(server: Server, measured: Measured) -> None:
+def _memory(server: Server, repository: BigRepository, measured: Measured) -> None:
     """Each kind of request a thousand times, over several connections so that all workers get some."""
-    repository, chance = server.repository, random.Random(2027)
+    chance = random.Random(2027)
 
     def some(count: int) -> list[Digest]:
         return [_digest(chance.randrange(repository.blobs)) for _ in range(count)]
@@ -329,8 +331,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run(options: argparse.Namespace) -> int:
+    return told(lambda: measure(options.blobs, options.scratch, options.repository), options)
+
+
+def told(measuring: Callable[[], Measured], options: argparse.Namespace) -> int:
+    """Measure, write what was asked for, and the exit status."""
     try:
-        measured = measure(options.blobs, options.scratch, options.repository)
+        measured = measuring()
     except (grpc.RpcError, TimeoutError) as error:
         raise UnexpectedAnswer(str(error) or "it took too long") from error
     if options.output:

@@ -92,6 +92,22 @@ def test_leases_end_with_their_push(small: Upkept, time: Time) -> None:
     assert not small.is_whole(second)
 
 
+def test_what_is_fetched_all_the_time_stays_though_pins_and_leases_leave_little_that_may_go(
+    tmp_path: Path, time: Time
+) -> None:
+    """Of 270 MB leases hold half and pins a quarter; what may go is the artifact, and about as much that is older."""
+    with upkept(tmp_path / "repo", quota_bytes=270_000_000, clock=time) as large:
+        pinned = large.put([600_000] * 115, "pinned")
+        large.uses.pin(2, [digest.key for digest in pinned])
+        artifact = large.push("artifact", [600_000] * 40)
+        for i in range(50):
+            time.passes(ms=1000)
+            large.put([600_000] * 8, f"{i}")
+            large.fetch("artifact")
+        assert large.is_whole(artifact)
+        assert large.eviction._episode.segments or last_eviction(large.uses)
+
+
 @pytest.mark.timeout(120)
 def test_what_is_fetched_daily_stays_for_weeks(small: Upkept, time: Time) -> None:
     daily = small.push("daily", artifact(5))

@@ -160,6 +160,11 @@ class Horizon:
         self._segments: dict[int, Counted] = {}
         self._cold = Histogram()
 
+    @property
+    def cold_bytes(self) -> int:
+        """What may go at all: neither pinned nor leased."""
+        return self._cold.bytes
+
     def _add(self, number: int, segment: Counted) -> None:
         self._segments[number] = segment
         self._cold.add(segment.times, segment.units)

@@ -49,6 +49,7 @@ _CHEAP_SECONDS = 0.02
 _REFRESHED_SHARE = 3
 _SLACK_SEGMENTS = 2
 _AHEAD_SEGMENTS = 3
+_COLD_SHARE = 5
 _EXACT_BELOW_BYTES = 256 * limits.MIB
 _APPLY_ROUNDS = 8
 
@@ -181,7 +182,7 @@ class Eviction:
 
     def _make_room(self, to_free: int) -> int:
         """Free so much, or what can be freed now; how much that was."""
-        plan = self._chosen(to_free, ahead_bytes=self._ahead_bytes())
+        plan = self._chosen(to_free, ahead=True)
         freed = 0
         touches = self._merger.reader()
         until = time.monotonic() + _ROUND_SECONDS
@@ -237,38 +238,40 @@ class Eviction:
         self._promises.fence()
         self._merger.merge()
 
-    def _chosen(self, to_free: int, *, ahead_bytes: int = 0) -> Plan:
-        """What to evict to free so much; and ``ahead_bytes`` more, where they are to be had without looking further."""
+    def _chosen(self, to_free: int, *, ahead: bool = False) -> Plan:
+        """What to evict to free so much; ``ahead``: and more, so that rounds are few, each of which begins like this."""
         self.take_in()
-        plan = self._planned(self._counted(), to_free + ahead_bytes)
-        if plan.short_bytes:
-            plan = self._planned(self._counted(), to_free)
-        else:
-            to_free += ahead_bytes
+        plan = self._planned(self._counted(), to_free, ahead)
         for _ in range(_APPLY_ROUNDS):
             if plan.short_bytes or not plan.victims:
                 # What is left of a census from which much has gone already says nothing of the rest.
-                plan = self._planned(self._up_to_date(), to_free)
+                plan = self._planned(self._up_to_date(), to_free, ahead)
                 if plan.short_bytes and self._census_age() > _SHORT_SHARE * self._census_cost:
-                    plan = self._planned(self._counted_anew(), to_free)
+                    plan = self._planned(self._counted_anew(), to_free, ahead)
             # A lease is in the way only of what was used within its time.
             leases_matter = bool(plan.short_bytes) or plan.horizon_ms > self._clock() - limits.LEASE_MS
             rows = self._apply_names(plan.horizon_ms, end_leases=leases_matter)
             if not rows:
                 break
-            plan = self._planned(self._up_to_date(rows), to_free)
+            plan = self._planned(self._up_to_date(rows), to_free, ahead)
         return plan
 
-    def _planned(self, census: Census, to_free: int) -> Plan:
-        return census.plan(to_free, slack_bytes=self._slack_bytes(), patient=self._patient)
+    def _planned(self, census: Census, to_free: int, ahead: bool) -> Plan:  # noqa: FBT001 - as :meth:`_chosen`
+        slack_bytes = self._before_its_time(_SLACK_SEGMENTS, census)
+        more = self._before_its_time(_AHEAD_SEGMENTS, census) if ahead else 0
+        if more:
+            plan = census.plan(to_free + more, slack_bytes=slack_bytes)
+            if not plan.short_bytes:
+                return plan
+        return census.plan(to_free, slack_bytes=slack_bytes, patient=self._patient)
 
-    def _ahead_bytes(self) -> int:
-        """What is evicted beyond what must be, so that rounds are few: each takes in all uses and plans anew."""
-        return _AHEAD_SEGMENTS * self._space.segment_bytes if self._space.quota_bytes >= _EXACT_BELOW_BYTES else 0
+    def _before_its_time(self, segments: int, census: Census) -> int:
+        """How much may go that would not have to yet: so many segments, where that does not show.
 
-    def _slack_bytes(self) -> int:
-        """What may go before its time for the sake of less copying: nothing in a small cache, where it would show."""
-        return _SLACK_SEGMENTS * self._space.segment_bytes if self._space.quota_bytes >= _EXACT_BELOW_BYTES else 0
+        It would in a small cache, and where little may go at all because the rest is leased or pinned.
+        """
+        size = segments * self._space.segment_bytes
+        return size if self._space.quota_bytes >= _EXACT_BELOW_BYTES and census.cold_bytes >= _COLD_SHARE * size else 0
 
     def _counted(self) -> Census:
         """A census that is young enough for its price."""

@@ -98,9 +98,10 @@ class Writer:
         )
         self._cache.closures.refuse(digests)
 
-    def upload_offset(self, session: str) -> int:
+    def upload_offset(self, digest: Digest, session: str) -> int:
         """Where an interrupted upload goes on; 0 when it must begin anew."""
-        return self._cache.blobs.upload_offset(session)
+        # More is kept of one that was interrupted while its blob was put away: what stands behind a blob's bytes.
+        return min(digest.size_bytes, self._cache.blobs.upload_offset(session))
 
     def begin_push(self, namespace: Namespace, request: AssetPush, *, wait: bool = True) -> PendingPush:
         """Begin to bind a name to a closure that is held and durable.

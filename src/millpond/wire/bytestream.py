@@ -124,7 +124,7 @@ class ByteStreamServicer:
 
 def _write_status(writer: Writer, digest: Digest, session: str) -> bytes:
     complete = writer.holds(digest)
-    committed = digest.size_bytes if complete else writer.upload_offset(session)
+    committed = digest.size_bytes if complete else writer.upload_offset(digest, session)
     return bytestream_pb2.QueryWriteStatusResponse(committed_size=committed, complete=complete).SerializeToString()
 
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from unit.store.repositories import MIB, QUOTA_BYTES, OtherProcess, Repository, noise, read, soon
 
+from millpond.core.clock import wall_clock
 from millpond.core.digest import Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
+from millpond.services.cache import Cache
+from millpond.services.writing import Writer
 from millpond.store.room.space import Held
 from millpond.store.segments import spool
 from millpond.store.segments import writer as segment_writer
@@ -175,6 +178,20 @@ def test_what_a_killed_process_left_can_be_gone_on_with(repository: Repository) 
     mine.write(DATA[MIB:])
     mine.finish()
     assert read(repository.store, Digest.of(DATA)) == DATA
+
+
+def test_an_upload_that_was_killed_while_its_blob_was_put_away_can_be_gone_on_with(repository: Repository) -> None:
+    digest = Digest.of(DATA)
+    stream = begin(repository)
+    stream.write(DATA)
+    stream.suspend()
+    with spooled(repository)[0].open("ab") as file:
+        file.write(bytes(24))  # the checksums, which are written before the file gets its name as a segment
+    cache = Cache(repository.store, repository.store, repository.names, wall_clock)
+    assert Writer(cache, "", "").upload_offset(digest, "session") == len(DATA)
+    begin(repository, offset=len(DATA)).finish()
+    assert read(repository.store, digest) == DATA
+    assert spooled(repository) == []
 
 
 def test_what_was_changed_in_the_file_meanwhile_is_found_out(repository: Repository) -> None:

@@ -5,7 +5,7 @@
 2. **Mark.** Under the exclusive side of ``promise.lock`` the touch logs are read to their ends. If something that
    would go was used or promised meanwhile, itself or through a name, the segment is let go, or 1 is done again; else it
    is *sweeping* from now on, which is as good as missing for whoever looks.
-3. **Delete** the entries that still point here, some thousand per transaction (I3).
+3. **Delete** the entries that still point here, a thousand per transaction (I3).
 4. **Hide** the file, and forget the segment; its bytes go when nobody reads them any more.
 
 Steps 3 and 4 are done for several marked segments together: each transaction writes every page of the index that it
@@ -49,8 +49,8 @@ from millpond.store.uses.use import Use
 
 log = logging.getLogger(__name__)
 _TRIES = 3
-_AT_ONCE = 4000
-"""Blobs deleted in one transaction, for which writers wait: about 10 ms."""
+_AT_ONCE = 1000
+"""Blobs deleted in one transaction: writers wait for it, and each may take a page more before that is measured."""
 _MARKED_AT_ONCE = 2_500
 """Blobs in marked segments that are not deleted yet."""
 
@@ -316,9 +316,9 @@ class Sweeper:
     def _delete_listed(self, going: Mapping[int, Listed], *, lost: bool = False) -> None:
         index = self._index
         ordered = sorted(itertools.chain.from_iterable(going.values()))  # neighbours in the index go together
-        gone: list[bytes] = []
         for start in range(0, len(ordered), _AT_ONCE):
             part = ordered[start : start + _AT_ONCE]
+            gone = []
             # Also what was replaced by an upload meanwhile: it is not listed here any more.
             counts = Counter(entry.segment for _, entry in part)
             sizes: Counter[int] = Counter()
@@ -338,7 +338,7 @@ class Sweeper:
                             incarnation=row.incarnation + lost,
                         )
                         index.put_segment(txn, number, left)
-        self._uses.forget(gone)
+            self._uses.forget(gone)
 
     def _hide(self, numbers: Collection[int]) -> None:
         for number in numbers:

@@ -102,13 +102,14 @@ class Uploads:
             raise
 
     def _begin(self, descriptor: int, name: str, digest: Digest, offset: int) -> "SpooledUpload":
-        if offset and (os.fstat(descriptor).st_size - _DATA_AT != offset or offset > digest.size_bytes):
+        # Of one whose process was killed while its blob was put away there are checksums behind the bytes.
+        kept_bytes = min(digest.size_bytes, os.fstat(descriptor).st_size - _DATA_AT)
+        if offset and kept_bytes != offset:
             raise _cannot_go_on(digest, offset)
         whole = self.writer.room_for_file(digest)
         kept = self.room.admit(lambda txn: self.space.announce(txn, name, whole))
         try:
-            if not offset:
-                os.ftruncate(descriptor, 0)
+            os.ftruncate(descriptor, _DATA_AT + offset if offset else 0)
             return SpooledUpload(self, descriptor, name, digest, offset, claimed_bytes=kept, whole_bytes=whole)
         except BaseException:
             self.index_writer.run(

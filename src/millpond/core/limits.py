@@ -219,6 +219,8 @@ SMALL_HEAD_ROOM_SHARE = 0.005
 GROWTH_MIN_BYTES = 128 * KIB
 GROWTH_MAX_BYTES = 32 * MIB
 """Kept free for what the databases grow by between two measurements: quota/128 within these bounds."""
+GROWTH_SHARE = 5
+"""And at least this part of all that is not blobs."""
 
 SUSPENDED_SHARE = 1 / 16
 SUSPENDED_SECONDS = 600

@@ -132,7 +132,8 @@ class Space:
     def _spare_bytes(self) -> int:
         """Kept free: a segment for moving, and what the databases may grow by before it is measured."""
         growth_bytes = max(limits.GROWTH_MIN_BYTES, min(limits.GROWTH_MAX_BYTES, self.quota_bytes // 128))
-        return self.segment_bytes + growth_bytes
+        # Where blobs are small databases are large, and a process that is stopped in the middle of a look keeps their pages.
+        return self.segment_bytes + max(growth_bytes, self._taken.overhead_bytes() // limits.GROWTH_SHARE)
 
     def head_room_bytes(self) -> int:
         """Eviction begins so far below the limit, so that writers seldom wait for it. Small caches are used to the end."""

@@ -16,13 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 
 from benchmarks import messages
 from benchmarks.messages import Digest
-from benchmarks.size import Measured, Server, told
+from benchmarks.size import Measured, Server, add_places, told
 from millpond._protos.build.bazel.remote.asset.v1 import remote_asset_pb2 as ra_pb2
 from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from millpond.store.index import Index
@@ -54,14 +55,15 @@ def measure(files: int, scratch: Path) -> Measured:
         server.start()
         with _client(server) as channel:
             artifact = _pushed(channel, files)
-            with _writing(server) as written:
-                while written[0] < 1.2 * _QUOTA_BYTES:
+            with _Writer(server) as writer:
+                while writer.written_bytes() < 1.2 * _QUOTA_BYTES:
                     _fetched(channel, artifact)
                     time.sleep(1)
                 taken = []
                 for _ in range(_FETCHES):
                     taken.append(_fetched(channel, artifact))
                     time.sleep(1 / _FETCHES_PER_SECOND)
+                writer.written_bytes()  # it wrote all the while
         what = f"fetch of {files:,} files, nothing of it evicted"
         note = f"p99 {sorted(taken)[len(taken) * 99 // 100] * 1000:.1f} ms; 20 MB/s written into a full cache meanwhile"
         measured.add(what, statistics.median(taken) * 1000, "ms", FETCH_AT_MOST_MS, note)
@@ -126,24 +128,38 @@ def _fetched(channel: grpc.Channel, artifact: Digest) -> float:
     return seconds
 
 
-@contextlib.contextmanager
-def _writing(server: Server) -> Iterator[list[int]]:
-    """Somebody writes at a steady pace until the block ends; how many bytes so far."""
-    written, ended = [0], threading.Event()
+class _Writer:
+    """Somebody who writes at a steady pace until the block ends."""
 
-    def write() -> None:
-        with _client(server) as channel:
-            while not ended.wait(1 / _BATCHES_PER_SECOND):
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._written = 0
+        self._ended = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> _Writer:
+        self._work = self._pool.submit(self._write)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._pool.shutdown()
+
+    def written_bytes(self) -> int:
+        """How much so far.
+
+        Raises:
+            grpc.RpcError, UnexpectedAnswer: it was refused, and writes no more.
+        """
+        if self._work.done():
+            self._work.result()
+        return self._written
+
+    def _write(self) -> None:
+        with _client(self._server) as channel:
+            while not self._ended.wait(1 / _BATCHES_PER_SECOND):
                 _store(channel, [os.urandom(_WRITTEN_BYTES) for _ in range(_BATCH)])
-                written[0] += _BATCH * _WRITTEN_BYTES
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield written
-    finally:
-        ended.set()
-        writer.join()
+                self._written += _BATCH * _WRITTEN_BYTES
 
 
 def _forget_where_closures_lie(repository: Path) -> None:
@@ -160,16 +176,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="fetch an artifact of very many files from a full cache",
         description="Time fetches of one artifact of many files from a cache that evicts. Exit status 1 when a bar is missed.",
     )
-    command.add_argument("--files", type=int, default=_FILES, metavar="N", help="default: %(default)s")
-    command.add_argument("--output", type=Path, metavar="FILE", help="write a JSON of it")
-    command.add_argument(
-        "--scratch",
-        type=Path,
-        default=Path(tempfile.gettempdir()),
-        metavar="DIR",
-        help="where the repository is made (default: %(default)s)",
-    )
+    command.add_argument("--files", type=_files, default=_FILES, metavar="N", help="default: %(default)s")
+    add_places(command)
     command.set_defaults(command=_run)
+
+
+def _files(text: str) -> int:
+    files = int(text)
+    if files <= 0 or files % _FILES_PER_DIRECTORY:
+        raise argparse.ArgumentTypeError(f"{text}: a multiple of {_FILES_PER_DIRECTORY} is needed")
+    return files
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -323,11 +323,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     command.add_argument("--blobs", type=int, default=5_000_000, metavar="N", help="default: %(default)s")
     command.add_argument("--repository", type=Path, metavar="DIR", help="keep the big one here; made when missing")
+    add_places(command)
+    command.set_defaults(command=run)
+
+
+def add_places(command: argparse.ArgumentParser) -> None:
+    """Where a repository is made, and where the result is written."""
     command.add_argument("--output", type=Path, metavar="FILE", help="write a JSON of it")
     command.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()), metavar="DIR", help="default: %(default)s"
     )
-    command.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:

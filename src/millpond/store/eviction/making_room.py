@@ -50,6 +50,7 @@ _REFRESHED_SHARE = 3
 _SLACK_SEGMENTS = 2
 _AHEAD_SEGMENTS = 3
 _COLD_SHARE = 5
+"""What goes before its time is at most one part in so many of what may go at all."""
 _EXACT_BELOW_BYTES = 256 * limits.MIB
 _APPLY_ROUNDS = 8
 
@@ -266,10 +267,7 @@ class Eviction:
         return census.plan(to_free, slack_bytes=slack_bytes, patient=self._patient)
 
     def _before_its_time(self, segments: int, census: Census) -> int:
-        """How much may go that would not have to yet: so many segments, where that does not show.
-
-        It would in a small cache, and where little may go at all because the rest is leased or pinned.
-        """
+        """So much may go before it must, where that does not show: not in small caches, nor where little may go at all."""
         size = segments * self._space.segment_bytes
         return size if self._space.quota_bytes >= _EXACT_BELOW_BYTES and census.cold_bytes >= _COLD_SHARE * size else 0
 

@@ -3,15 +3,14 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
-import grpc
-
 from millpond.config.principals import AuthorizedClients
-from millpond.config.settings import Listener, Settings, TlsFiles
+from millpond.config.settings import Settings, TlsFiles
 from millpond.config.sizes import explicit_quota_bytes, format_size
-from millpond.config.tls import IdentityWatcher, ServerIdentity
+from millpond.config.tls import IdentityWatcher
+from millpond.config.tls_contexts import context_of
 from millpond.core import limits
 from millpond.core.clock import wall_clock
 from millpond.core.errors import RefusedToStart
@@ -19,12 +18,13 @@ from millpond.names.lmdb_names import LmdbNames
 from millpond.opening_names import open_names
 from millpond.services.access import Admission
 from millpond.services.cache import Cache
+from millpond.sockets.places import Place, Tls
 from millpond.store.read_only import ReadOnlyStore
 from millpond.store.repository import filesystem
 from millpond.store.repository.opening import OpenRepository, open_repository
 from millpond.store.segment_store import SegmentStore
 from millpond.wire.gate import Gate
-from millpond.wire.server import Address, EdgeServer
+from millpond.wire.server import EdgeServer
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,12 @@ async def serve(settings: Settings, *, worker: int, ready: Callable[[str], None]
     Raises:
         RefusedToStart: the repository or an address cannot be used.
     """
-    listeners = settings.listeners
-    watchers = {files: IdentityWatcher(files) for files in {one.tls for one in listeners} if files is not None}
-    gate = Gate(_identify(listeners, watchers))
+    tls = {files: _tls(files) for files in {one.tls for one in settings.listeners} if files is not None}
+    gate = Gate()
     server = EdgeServer(gate, index_only=settings.index_only)
     try:
-        await server.start([_address(listener, watchers) for listener in listeners])
-    except RuntimeError:
+        server.start([Place(one.host, one.port, tls[one.tls] if one.tls else None) for one in settings.listeners])
+    except OSError:
         raise RefusedToStart("an address to listen on is in use or not one of this machine") from None
     quota: list[str] = []
     with ExitStack() as opened:
@@ -97,42 +96,9 @@ def _store(
     )
 
 
-def _identify(
-    listeners: Sequence[Listener], watchers: Mapping[TlsFiles, IdentityWatcher]
-) -> Callable[[bytes], str] | None:
-    """Who gets in by which certificates; None when no listener asks for any."""
-    asking = {files.client_certs: watcher for files, watcher in watchers.items() if files.client_certs is not None}
-    if not asking:
-        return None
-    if len(asking) > 1:  # an RPC does not say by which listener it came
-        raise RefusedToStart("the addresses that ask for client certificates must share one file of them")
-    (watcher,) = asking.values()
-    anonymous = any(one.tls is None or one.tls.client_certs is None for one in listeners)
-    return AuthorizedClients(watcher.current, anonymous=anonymous).identify
-
-
-def _address(listener: Listener, watchers: Mapping[TlsFiles, IdentityWatcher]) -> Address:
-    """Where to listen. Keys are looked at again at every handshake, so that a new or revoked one counts at once."""
-    if listener.tls is None:
-        return Address(listener.address, None)
-    watcher = watchers[listener.tls]
-    given = watcher.current()
-
-    def changed() -> grpc.ServerCertificateConfiguration | None:
-        # None: nothing new. Whatever gRPC is given it parses, which is the better part of a millisecond per connection.
-        nonlocal given
-        if (newest := watcher.current()) is given:
-            return None
-        given = newest
-        return _configuration(newest)
-
-    credentials = grpc.dynamic_ssl_server_credentials(
-        _configuration(given), changed, require_client_authentication=listener.tls.client_certs is not None
-    )
-    return Address(listener.address, credentials)
-
-
-def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(identity.private_key_pem, identity.certificate_chain_pem)], root_certificates=identity.client_roots_pem
-    )
+def _tls(files: TlsFiles) -> Tls:
+    """How listeners with these keys encrypt, by the keys of the moment, and whom they let in."""
+    watcher = IdentityWatcher(files)
+    context = functools.lru_cache(maxsize=2)(functools.partial(context_of, protocol="h2"))
+    identify = AuthorizedClients(watcher.current).identify if files.client_certs is not None else None
+    return Tls(lambda: context(watcher.current()), identify)

@@ -15,6 +15,7 @@ from millpond.config.tls import IdentityWatcher
 from millpond.config.tls_contexts import context_of
 from millpond.core.clock import wall_clock
 from millpond.core.errors import RefusedToStart
+from millpond.sockets.places import Place, Tls
 from millpond.store.ostree.published import Published
 from millpond.store.ostree.repository import open_repository
 from millpond.store.ostree.uses import Uses
@@ -31,7 +32,7 @@ async def serve(settings: Settings, *, worker: int, ready: Callable[[str], None]
         RefusedToStart: the repository or an address cannot be used, or h11 is not installed.
     """
     try:
-        from millpond.web.http_server import HttpServer, Place, Tls
+        from millpond.web.http_server import HttpServer
         from millpond.web.ostree import OstreeHandler
         from millpond.web.pulls import Pulls
     except ModuleNotFoundError:
@@ -41,8 +42,8 @@ async def serve(settings: Settings, *, worker: int, ready: Callable[[str], None]
         if listener.tls is None:
             return Place(listener.host, listener.port, None)
         watcher = IdentityWatcher(listener.tls)
-        context = functools.lru_cache(maxsize=2)(context_of)
-        identify = AuthorizedClients(watcher.current, anonymous=False).identify if listener.tls.client_certs else None
+        context = functools.lru_cache(maxsize=2)(functools.partial(context_of, protocol="http/1.1"))
+        identify = AuthorizedClients(watcher.current).identify if listener.tls.client_certs else None
         return Place(listener.host, listener.port, Tls(lambda: context(watcher.current()), identify))
 
     assert settings.ostree is not None

@@ -130,11 +130,6 @@ def _end(status: int) -> NoReturn:
 
 def main() -> NoReturn:
     """The process that the supervisor starts."""
-    # What gRPC's C core has to say about a peer's garbage is not for our log; set the variable to hear it.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # gRPC's older listener takes 26 system calls for an empty call where the newer one takes 35, most of them futexes
-    # between threads that Python has no use for: half as many calls again per second.
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     role, index, report_fd = Role(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     if role is not Role.OSTREE:
         from millpond.disk import environment  # LMDB: not for those who test ``run``

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import uvloop
 
+from millpond.sockets.places import Place, Tls
 from millpond.store.ostree.published import Published
-from millpond.web.http_server import HttpServer, Place, Tls
+from millpond.web.http_server import HttpServer
 from millpond.web.messages import Handler
 from millpond.web.ostree import OstreeHandler
 from millpond.web.pulls import Pulls

@@ -11,13 +11,13 @@ from typing import Any
 import uvloop
 
 from millpond import app
-from millpond.config.principals import key_identity
 from millpond.config.settings import Settings
 from millpond.config.sizes import Quota
 from millpond.services.access import Admission
 from millpond.services.cache import Cache
+from millpond.sockets.places import Place
 from millpond.wire.gate import Gate
-from millpond.wire.server import Address, EdgeServer
+from millpond.wire.server import EdgeServer
 
 QUOTA_BYTES = 2_000_000_000
 INSTANCE = "team/a"
@@ -91,14 +91,24 @@ class LoopbackServer:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         with ExitStack() as opened:
             self.cache = app._open(self._settings, opened)
-            gate = Gate(key_identity)
+            gate = Gate()
             gate.open(Admission(self.cache, instances=self._settings.instances, push=self._settings.enable_push))
-            server = EdgeServer(gate, index_only=self._settings.index_only)
-            await server.start([Address("127.0.0.1:0", None)], self._bound)
+            server = self._edge = EdgeServer(gate, index_only=self._settings.index_only)
+            (self.port,) = server.start([Place("127.0.0.1", 0, None)])
             await server.set_ready()
             self._ready.set()
             await self._stop.wait()
             await server.stop(0.2)
 
-    def _bound(self, port: int) -> None:
-        self.port = port
+    def connections(self) -> list[Any]:
+        """The connections of this moment."""
+        return list(self._edge._shared.connections)
+
+    def look(self) -> None:
+        """As if ``limits.UPLOAD_STALL_SECONDS`` / 2 had passed."""
+
+        async def look() -> None:
+            for connection in self.connections():
+                connection.look()
+
+        asyncio.run_coroutine_threadsafe(look(), self._loop).result(_SECONDS)

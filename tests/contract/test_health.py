@@ -7,8 +7,9 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from millpond.sockets.places import Place
 from millpond.wire.gate import Gate
-from millpond.wire.server import Address, EdgeServer
+from millpond.wire.server import EdgeServer
 
 
 def test_nothing_serves_before_the_repository_is_open() -> None:
@@ -16,9 +17,9 @@ def test_nothing_serves_before_the_repository_is_open() -> None:
 
 
 async def _states_before_and_after() -> tuple[set[str], set[str]]:
-    server, ports = EdgeServer(Gate(lambda _: ""), index_only=False), []
-    await server.start([Address("127.0.0.1:0", None)], ports.append)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+    server = EdgeServer(Gate(), index_only=False)
+    (port,) = server.start([Place("127.0.0.1", 0, None)])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         before = await _states(channel)
         await server.set_ready()
         after = await _states(channel)

@@ -18,7 +18,7 @@ from millpond.config.settings import TlsFiles
 from millpond.config.tls import IdentityWatcher
 from millpond.config.tls_contexts import context_of
 from millpond.core import limits
-from millpond.web.http_server import Tls
+from millpond.sockets.places import Tls
 
 _NOW = datetime.datetime.now(datetime.UTC)
 _LIFE = {"begin": _NOW - datetime.timedelta(days=1), "end": _NOW + datetime.timedelta(days=1)}
@@ -48,10 +48,10 @@ class Doors:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Site]:
         watcher = IdentityWatcher(self.files, monotonic_seconds=lambda: self.clock)
-        clients = AuthorizedClients(watcher.current, anonymous=False)
+        clients = AuthorizedClients(watcher.current)
         (self.directory / "repo").mkdir()
         (self.directory / "repo" / "summary").write_bytes(b"summary")
-        tls = Tls(lambda: context_of(watcher.current()), clients.identify)
+        tls = Tls(lambda: context_of(watcher.current(), protocol="http/1.1"), clients.identify)
         async with serving(self.directory / "repo", tls=tls) as site:
             yield site
 

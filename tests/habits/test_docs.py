@@ -188,7 +188,7 @@ def test_every_limit_is_in_the_reference_with_its_value() -> None:
 def served(*, index_only: bool) -> list[Rpc]:
     caller = Caller()
     try:
-        return rpcs(Gate(lambda _: ""), caller, index_only=index_only)
+        return rpcs(Gate(), caller, index_only=index_only)
     finally:
         caller.close()
 

@@ -120,7 +120,14 @@ def test_metadata_that_means_nothing_here_changes_nothing(client: Client, metada
 
 
 def test_more_metadata_than_a_call_may_have(client: Client) -> None:
-    with refused("RESOURCE_EXHAUSTED"):
+    for metadata in ([("x-large", "v" * 40_000)], [(f"x-{n}", "v" * 1_000) for n in range(100)]):
+        with refused("RESOURCE_EXHAUSTED", "metadata"):
+            client.rpc("GetCapabilities")(b"", metadata=metadata, timeout=20)
+    assert client.find_missing([]) == []
+
+
+def test_far_more_metadata_ends_the_connection(client: Client) -> None:
+    with refused("UNAVAILABLE"):
         client.rpc("GetCapabilities")(b"", metadata=[("x-large", "v" * 200_000)], timeout=20)
 
 

@@ -126,7 +126,7 @@ def _claim_port(listener: Listener, addresses: Sequence[tuple[socket.AddressFami
 
 def _resolve(listener: Listener) -> list[tuple[socket.AddressFamily, str]]:
     if listener.host == "::":
-        # One dual-stack socket, as gRPC itself does it; where there is no IPv6, every IPv4 address.
+        # One dual-stack socket; where there is no IPv6, every IPv4 address.
         return [(socket.AF_INET6, "::")] if _has_ipv6() else [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 — asked for
     try:
         found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

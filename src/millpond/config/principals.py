@@ -3,9 +3,8 @@
 The rule: a client gets in with a certificate that is in the file, or with one that was issued, directly or through
 intermediate authorities that it showed, by a certificate in the file that may issue any (:func:`_may_issue`).
 
-TLS alone does not keep it. gRPC takes every certificate in the file for an authority, also one that says that it is
-none, so that whoever holds *a client's* key could make certificates for others; it overlooks the path length of those
-in the file; and it looks only once, when a connection begins. So the decision is made anew for each RPC.
+TLS alone does not keep it: it looks only once, when a connection begins, and what it takes for an authority depends on
+whose TLS it is. So the decision is made anew for each RPC.
 
 A principal is its key, not its subject: BuildStream's documentation gives every client the subject ``/CN=client``.
 """
@@ -52,13 +51,9 @@ class AuthorizedClients:
     Costs a dictionary look-up while nothing changes. For one thread: the event loop's.
     """
 
-    def __init__(self, current: Callable[[], ServerIdentity], *, anonymous: bool, clock: Clock = wall_clock) -> None:
-        """``current``: the newest key files. ``anonymous``: one may as well come in without any certificate.
-
-        That is so when another listener asks for none: TLS lets nobody without one through those that do.
-        """
+    def __init__(self, current: Callable[[], ServerIdentity], *, clock: Clock = wall_clock) -> None:
+        """``current``: the newest key files."""
         self._current = current
-        self._anonymous = anonymous
         self._clock = clock
         self._identity = current()
         self._list = _List(self._identity.client_certificates)
@@ -85,8 +80,7 @@ class AuthorizedClients:
 
     def _decide(self, shown_pem: bytes, now_ms: int) -> "_Decision":
         if not shown_pem:
-            refusal = "" if self._anonymous else "a client certificate is needed here: configure client-cert"
-            return _Decision("", _LONGEST_MS, refusal)
+            return _Decision("", _LONGEST_MS, "a client certificate is needed here: configure client-cert")
         try:
             leaf, *others = x509.load_pem_x509_certificates(shown_pem)
             identity = _identity(leaf)

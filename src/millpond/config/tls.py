@@ -1,8 +1,8 @@
 """Key files: read, judged, and watched while the server runs.
 
-The rule: what is wrong with a key file is said in one sentence, by us, before a port is opened. gRPC would say
-"Handshake failed" to a client, once per connection, and nothing to whoever mixed the files up. What leaves this module
-is written anew from what was parsed, so gRPC never meets a file that it reads differently.
+The rule: what is wrong with a key file is said in one sentence, by us, before a port is opened. TLS would say
+"handshake failed" to a client, once per connection, and nothing to whoever mixed the files up. What leaves this module
+is written anew from what was parsed, so TLS never meets a file that it reads differently.
 """
 
 import errno
@@ -104,7 +104,7 @@ class IdentityWatcher:
         self._files = files
         self._clock = clock
         self._monotonic_seconds = monotonic_seconds
-        self._lock = threading.Lock()  # gRPC asks from threads of its own
+        self._lock = threading.Lock()
         self._stamp = _stamp(files)
         self._seen = (self._stamp, monotonic_seconds())
         self._identity = load_identity(files, clock=clock)
@@ -314,7 +314,6 @@ def _validity(certificate: x509.Certificate, now: datetime, subject: str, conseq
 
 def _clients(path: Path, now: datetime) -> tuple[list[x509.Certificate], list[str]]:
     clients: dict[x509.Certificate, None] = {}  # each once, in order
-    subjects: set[x509.Name] = set()
     warnings: list[str] = []
     try:
         blocks = _blocks(path, "client certificates")
@@ -329,13 +328,7 @@ def _clients(path: Path, now: datetime) -> tuple[list[x509.Certificate], list[st
         if isinstance(certificate, str):
             warnings.append(f"{where} {certificate}, so it is skipped: its client cannot get in")
             continue
-        if certificate not in clients and certificate.subject in subjects and _is_known_by_subject(certificate):
-            warnings.append(
-                f"the client certificate in {where} has the subject of one before it and no key identifier to tell "
-                "them apart, so its client cannot get in: make it anew with 'openssl req -x509'"
-            )
         clients[certificate] = None
-        subjects.add(certificate.subject)
         name = f"the client certificate in {where} ({certificate.subject.rfc4514_string()})"
         warnings.append(_validity(certificate, now, name, "its client cannot get in"))
     if not clients:
@@ -344,17 +337,6 @@ def _clients(path: Path, now: datetime) -> tuple[list[x509.Certificate], list[st
             "append one with 'cat client.crt >> …'"
         )
     return list(clients), list(filter(None, warnings))
-
-
-def _is_known_by_subject(certificate: x509.Certificate) -> bool:
-    """Whether gRPC looks for it by its subject alone, and finds the first one of that subject (tried)."""
-    if certificate.subject != certificate.issuer:
-        return False
-    try:
-        certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except x509.ExtensionNotFound:
-        return True
-    return False
 
 
 def _pem_of(certificates: Sequence[x509.Certificate]) -> bytes:

@@ -1,4 +1,4 @@
-"""A server's identity as Python's TLS takes it, for what does not go through gRPC.
+"""A server's identity as Python's TLS takes it.
 
 The rule: the same keys let the same people in, whichever port they come to. Here as there TLS only keeps out who
 cannot be let in; the decision is :class:`millpond.config.principals.AuthorizedClients`'s.
@@ -10,8 +10,8 @@ import ssl
 from millpond.config.tls import ServerIdentity
 
 
-def context_of(identity: ServerIdentity) -> ssl.SSLContext:
-    """The context for handshakes under ``identity``.
+def context_of(identity: ServerIdentity, *, protocol: str) -> ssl.SSLContext:
+    """The context for handshakes under ``identity``, after which ``protocol`` (RFC 7301, ``h2`` or ``http/1.1``) is spoken.
 
     Raises:
         ssl.SSLError: OpenSSL cannot use what was parsed before; a bug, or an algorithm that was switched off here.
@@ -21,7 +21,7 @@ def context_of(identity: ServerIdentity) -> ssl.SSLContext:
     # A resumed session would show no intermediate certificates, so that its peer could not be judged again.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     _load(context, identity.private_key_pem + identity.certificate_chain_pem)
     if identity.client_roots_pem is not None:
         context.verify_mode = ssl.CERT_REQUIRED

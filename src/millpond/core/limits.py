@@ -59,15 +59,21 @@ METADATA_BYTES = 32 * KIB
 
 # -- peers --------------------------------------------------------------------------------------------------------
 
-STREAMS_PER_CONNECTION = 1024
-"""Concurrent calls on one connection; more wait at the client (RFC 9113 §5.1.2)."""
+STREAMS_PER_CONNECTION = 256
+"""Concurrent calls on one connection; more wait at the client (RFC 9113 §5.1.2). Each may have sent ``STREAM_WINDOW_BYTES``
+that nobody has looked at yet."""
 
-PING_INTERVAL_MS = 5_000
-"""Pings this far apart are always welcome. buildbox-casd and Bazel 9 ping every 10 s; gRPC's own default would end
-their connections with ENHANCE_YOUR_CALM."""
+RESETS_AT_ONCE = 4_000
+RESETS_PER_SECOND = 400
+"""Calls that a peer may take back, at once and for long, before its connection is ended (CVE-2023-44487). A build that is
+interrupted takes back what it has in flight."""
+
+HANDSHAKE_SECONDS = 10
+"""What a TLS handshake may take."""
 
 UPLOAD_STALL_SECONDS = 120
-"""A Write from which nothing came for so long is ended; what it brought can be resumed."""
+"""A Write from which nothing came for so long is ended; what it brought can be resumed. As long, at least, a request may stand
+still half-way, and a connection that takes nothing of its answers, or says nothing at all."""
 
 UPLOADS = 1024
 """Writes in progress per worker. More are told UNAVAILABLE and come again."""
@@ -116,14 +122,23 @@ anything."""
 IN_MEMORY_UPLOAD_BYTES = 1 * MIB
 """A streamed upload up to this size is collected in memory; a larger one is spooled to a file."""
 
-STREAM_WINDOW_BYTES = 128 * KIB
+STREAM_WINDOW_BYTES = 256 * KIB
 """What a peer may send on one stream before the server asks for more (RFC 9113 §5.2)."""
 
-SOCKET_READ_BYTES = 128 * KIB
-"""The most that is read from a connection at once; gRPC's default of 4 MiB pins that much per connection."""
+FRAME_BYTES = 256 * KIB
+"""The largest frame that is accepted (RFC 9113 §4.2): gRPC clients then send large messages in fewer pieces."""
+
+INFLOW_BYTES = 8 * RECEIVE_BYTES
+"""For requests on their way in that are larger than a stream's window, in one worker; more of them wait their turn."""
+
+UNSENT_BYTES = 1 * MIB
+"""A stream's answer waits for its peer while so much of it has not been taken."""
+
+UNSENT_PER_CONNECTION_BYTES = 16 * MIB
+"""While a peer has not taken so much of its answers, its further requests wait."""
 
 MESSAGES_IN_HAND = 6
-"""Write messages that one worker receives or stores at once. gRPC holds a message of up to ``RECEIVE_BYTES`` while it
+"""Write messages that one worker receives or stores at once. A message of up to ``RECEIVE_BYTES`` is held while it
 comes, so a hundred uploads would hold a hundred; casd's messages have 2 MiB."""
 
 MESSAGE_PATIENCE_SECONDS = 1.0

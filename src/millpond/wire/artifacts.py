@@ -2,8 +2,8 @@
 
 from millpond._protos.buildstream.v2 import artifact_pb2
 from millpond.services import messages
-from millpond.wire.errors import Context
 from millpond.wire.keyed_messages import MessageServicer
+from millpond.wire.rpc import Context
 
 SERVICE = artifact_pb2.DESCRIPTOR.services_by_name["ArtifactService"]
 

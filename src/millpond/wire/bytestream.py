@@ -1,6 +1,6 @@
 """``google.bytestream.ByteStream``: blobs that are too large for a batch, and resumable uploads."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core import limits
@@ -13,9 +13,9 @@ from millpond.services.writing import Writer
 from millpond.store.interface import Bytes, OpenBlob
 from millpond.wire import layout
 from millpond.wire.calling import Caller, decode
-from millpond.wire.errors import Context
 from millpond.wire.gate import Gate
 from millpond.wire.receiving import Receiver, Turns
+from millpond.wire.rpc import Context
 
 SERVICE = bytestream_pb2.DESCRIPTOR.services_by_name["ByteStream"]
 
@@ -29,10 +29,10 @@ class ByteStreamServicer:
         self._uploads = 0
         self._turns = Turns()
 
-    async def read(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def read(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         """``Read``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = decode(bytestream_pb2.ReadRequest, raw)
         reader = admission.reader(principal, resource_names.instance_of(request.resource_name))
         name = resource_names.parse_read(request.resource_name)
@@ -58,13 +58,10 @@ class ByteStreamServicer:
     async def _chunk(self, blob: OpenBlob, index: int) -> Bytes:
         return await self._caller.briefly(blob.chunk, index)
 
-    async def write(self, _: object, context: Context) -> bytes:
-        """``Write``. Refused before anything is read from a peer that may not push.
-
-        Messages are read from the context: gRPC's iterator would keep each one until the next has come.
-        """
+    async def write(self, _: bytes, context: Context) -> bytes:
+        """``Write``. Refused before anything is read from a peer that may not push."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         if self._uploads >= limits.UPLOADS:
             raise NotReady(f"{limits.UPLOADS} uploads are in progress here: try again in a few seconds")
@@ -113,7 +110,7 @@ class ByteStreamServicer:
     async def query_write_status(self, raw: bytes, context: Context) -> bytes:
         """``QueryWriteStatus``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         request = decode(bytestream_pb2.QueryWriteStatusRequest, raw)
         writer = admission.writer(principal, resource_names.instance_of(request.resource_name))

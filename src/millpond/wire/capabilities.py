@@ -5,8 +5,8 @@ from millpond._protos.build.bazel.semver import semver_pb2
 from millpond._protos.buildstream.v2 import buildstream_pb2 as bst_pb2
 from millpond.core import limits
 from millpond.wire.calling import decode
-from millpond.wire.errors import Context
 from millpond.wire.gate import Gate
+from millpond.wire.rpc import Context
 
 SERVICE = re_pb2.DESCRIPTOR.services_by_name["Capabilities"]
 BST_SERVICE = bst_pb2.DESCRIPTOR.services_by_name["Capabilities"]
@@ -22,7 +22,7 @@ class CapabilitiesServicer:
     async def get_capabilities(self, raw: bytes, context: Context) -> bytes:
         """``GetCapabilities``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = decode(re_pb2.GetCapabilitiesRequest, raw)
         admission.reader(principal, request.instance_name)
         return self._answer
@@ -37,7 +37,7 @@ class BuildStreamCapabilitiesServicer:
     async def get_capabilities(self, raw: bytes, context: Context) -> bytes:
         """``GetCapabilities``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = decode(bst_pb2.GetCapabilitiesRequest, raw)
         admission.reader(principal, request.instance_name)
         allowed = {"allow_updates": admission.allows_push(principal)}

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import operator
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -17,8 +17,9 @@ from millpond.services.writing import Writer
 from millpond.store.interface import Bytes
 from millpond.wire import layout
 from millpond.wire.calling import Caller, decode
-from millpond.wire.errors import Context, code_number
+from millpond.wire.errors import code_number
 from millpond.wire.gate import Gate, check_function
+from millpond.wire.rpc import Context
 from millpond.wire.tree_pages import TreePages
 
 Admit = Callable[[str], Reader]
@@ -53,7 +54,7 @@ class ContentAddressableStorageServicer:
     async def batch_update_blobs(self, raw: bytes, context: Context) -> bytes:
         """``BatchUpdateBlobs``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         request = decode(re_pb2.BatchUpdateBlobsRequest, raw)
         writer = admission.writer(principal, request.instance_name)
@@ -70,14 +71,14 @@ class ContentAddressableStorageServicer:
     async def _about_digests(self, answer: Answer, raw: bytes, context: Context) -> bytes:
         """Short requests on the loop, long ones where much is computed, their parsing included."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         call = self._caller.briefly if len(raw) <= _ON_LOOP_BYTES else self._caller.computing
         return await call(answer, functools.partial(admission.reader, principal), raw)
 
-    async def get_tree(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def get_tree(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         """``GetTree``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = decode(re_pb2.GetTreeRequest, raw)
         reader = admission.reader(principal, request.instance_name)
         check_function(request.digest_function)
@@ -90,13 +91,13 @@ class ContentAddressableStorageServicer:
         """``SplitBlob``: not yet."""
         admission = self._gate.admission()
         request = decode(re_pb2.SplitBlobRequest, raw)
-        admission.reader(self._gate.principal(context), request.instance_name)
+        admission.reader(context.principal, request.instance_name)
         raise NotServed("SplitBlob is not offered here: read the blob whole")
 
     async def splice_blob(self, raw: bytes, context: Context) -> bytes:
         """``SpliceBlob``: not yet."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         request = decode(re_pb2.SpliceBlobRequest, raw)
         admission.writer(principal, request.instance_name)

@@ -1,17 +1,18 @@
 """Failures as gRPC statuses: one table, and one place where bugs are kept from the wire."""
 
-import asyncio
-import functools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import NoReturn, Protocol
+from typing import NamedTuple
 
 import grpc
 
 from millpond.core import errors
+from millpond.protocol import grpc_framing
 
 log = logging.getLogger(__name__)
+
+_TEXT_CHARS = 2000
+"""The longest text of a status: a client takes 8 KiB of trailers, and what is no ASCII takes thrice its length or more."""
 
 # remote_execution.proto names the codes of the first group call by call; the others are google/rpc/code.proto's own
 # definitions: PERMISSION_DENIED "must not be used if the caller cannot be identified (use UNAUTHENTICATED instead)".
@@ -33,79 +34,44 @@ CODES: dict[type[errors.MillpondError], grpc.StatusCode] = {
 }
 
 
-class Context(Protocol):
-    """What handlers use of ``grpc.aio.ServicerContext``."""
+class Status(NamedTuple):
+    """How a call ends."""
 
-    def peer(self) -> str:
-        """``ipv4:127.0.0.1:40000``."""
+    code: grpc.StatusCode
+    text: str = ""
 
-    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
-        """Facts of the TLS handshake; ``x509_pem_cert`` is the client's certificate."""
-
-    async def read(self) -> object:
-        """The next message of a stream, or ``grpc.aio.EOF``."""
-
-    async def write(self, message: bytes) -> None:
-        """Send a message of a stream."""
-
-    async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        """End the call; raises ``grpc.aio.AbortError``."""
+    def trailers(self) -> list[tuple[bytes, bytes]]:
+        """The status as header fields (gRPC's ``PROTOCOL-HTTP2.md``, "Status", "Status-Message")."""
+        fields = [(b"grpc-status", b"%d" % self.code.value[0])]
+        if self.text:
+            fields.append((b"grpc-message", grpc_framing.status_message(self.text[:_TEXT_CHARS])))
+        return fields
 
 
-Unary = Callable[[bytes, Context], Awaitable[bytes]]
-Stream = Callable[[bytes, Context], AsyncIterator[bytes]]
+OK = Status(grpc.StatusCode.OK)
 
 
-def answering(handler: Unary) -> Unary:
-    """Turn the named failures of a call that answers once into statuses; anything unnamed is a bug."""
+class Ended(Exception):
+    """A call that its handler ends with a status of its own choice."""
 
-    @functools.wraps(handler)
-    async def answer(request: bytes, context: Context) -> bytes:
-        try:
-            return await handler(request, context)
-        except Exception as failure:
-            await _tell(failure, context)
-
-    return answer
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
 
 
-def streaming(handler: Stream) -> Unary:
-    """The same for a call that answers with a stream.
+def status_of(failure: Exception, peer: str) -> Status:
+    """How a call of ``peer`` ends that failed so.
 
-    The last message is returned instead of written: it then leaves together with the status, in one batch of the gRPC
-    core, which makes a stream of one message as cheap as a unary call.
+    What has no name is a bug. Its text may quote a path or a secret, so the story goes to the log under an incident
+    number, and only the number crosses the wire.
     """
-
-    @functools.wraps(handler)
-    async def answer(request: bytes, context: Context) -> bytes:
-        last: bytes | None = None
-        try:
-            async for message in handler(request, context):
-                if last is not None:
-                    await context.write(last)
-                last = message
-        except Exception as failure:
-            await _tell(failure, context)
-        return last or b""
-
-    return answer
-
-
-async def _tell(failure: Exception, context: Context) -> NoReturn:
-    """End the call with the status of ``failure``.
-
-    Left alone, grpcio sends UNKNOWN with the exception's text, which may quote a path or a secret. Here the story
-    goes to the log under an incident number, and only the number crosses the wire.
-    """
-    if isinstance(failure, grpc.aio.AbortError | asyncio.CancelledError):
-        raise failure
-    if not isinstance(failure, errors.MillpondError):
-        incident = secrets.token_hex(4)
-        log.error("incident %s: a bug in this server ended a call of %s", incident, context.peer(), exc_info=failure)
-        await context.abort(
-            grpc.StatusCode.INTERNAL, f"internal error, incident {incident}: the server's log says more"
-        )
-    await context.abort(CODES[type(failure)], str(failure))
+    if isinstance(failure, errors.MillpondError):
+        return Status(CODES[type(failure)], str(failure))
+    if isinstance(failure, Ended):
+        return failure.status
+    incident = secrets.token_hex(4)
+    log.error("incident %s: a bug in this server ended a call of %s", incident, peer, exc_info=failure)
+    return Status(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}: the server's log says more")
 
 
 def code_number(failure: errors.MillpondError) -> int:

@@ -13,8 +13,8 @@ from millpond.core.errors import InvalidRequest, TooMuch
 from millpond.services.assets import PendingPush
 from millpond.store.interface import Bytes
 from millpond.wire.calling import Caller
-from millpond.wire.errors import Context
 from millpond.wire.gate import Gate
+from millpond.wire.rpc import Context
 
 _REQUEST_BYTES = limits.ARTIFACT_MESSAGE_BYTES + 4 * limits.URI_CHARS + limits.KIB
 """The longest message, under the longest key."""
@@ -29,14 +29,14 @@ class MessageServicer:
 
     async def _get(self, raw: bytes, context: Context, fetch: Callable[..., Bytes]) -> bytes:
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = _read(raw)
         reader = admission.reader(principal, request.instance_name)
         return bytes(await self._caller.briefly(fetch, reader, request.cache_key))
 
     async def _update(self, raw: bytes, context: Context, begin: Callable[..., PendingPush]) -> bytes:
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         if len(raw) > _REQUEST_BYTES:  # before it is cut into millions of parts
             raise TooMuch(f"a request of this kind has at most {_REQUEST_BYTES} bytes, this one {len(raw)}")

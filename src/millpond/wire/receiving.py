@@ -12,8 +12,8 @@ from millpond.core.errors import DigestMismatch, InvalidRequest, Stalled
 from millpond.services.writing import Writer
 from millpond.store.interface import Upload
 from millpond.wire.calling import Caller
-from millpond.wire.errors import Context
 from millpond.wire.layout import WriteMessage, parse_write
+from millpond.wire.rpc import Context
 
 _LOOK_EVERY_BYTES = 16 * limits.MIB
 """How often a running upload looks whether somebody else has brought the blob meanwhile."""
@@ -48,7 +48,7 @@ class Turns:
                 if not (await asyncio.wait({coming}, timeout=limits.UPLOAD_STALL_SECONDS))[0]:
                     raise Stalled(f"nothing came for {limits.UPLOAD_STALL_SECONDS} s: resume the upload")
             raw = coming.result()
-            yield _decoded(raw) if isinstance(raw, bytes) else None  # grpc.aio.EOF
+            yield None if raw is None else _decoded(raw)
         finally:
             coming.cancel()
             if held:

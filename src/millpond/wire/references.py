@@ -10,8 +10,8 @@ from millpond.core.names import REFERENCE_URN, Namespace, uri_of
 from millpond.services.assets import AssetPush
 from millpond.wire.calling import Caller, decode
 from millpond.wire.digests import digest_message, digest_of
-from millpond.wire.errors import Context
 from millpond.wire.gate import Gate
+from millpond.wire.rpc import Context
 
 SERVICE = bst_pb2.DESCRIPTOR.services_by_name["ReferenceStorage"]
 
@@ -26,7 +26,7 @@ class ReferenceStorageServicer:
     async def get_reference(self, raw: bytes, context: Context) -> bytes:
         """``GetReference``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = decode(bst_pb2.GetReferenceRequest, raw)
         reader = admission.reader(principal, request.instance_name)
         uris = [uri_of(REFERENCE_URN, request.key)]
@@ -36,7 +36,7 @@ class ReferenceStorageServicer:
     async def update_reference(self, raw: bytes, context: Context) -> bytes:
         """``UpdateReference``. No keys are no mistake: there is nothing to do then."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         request = decode(bst_pb2.UpdateReferenceRequest, raw)
         writer = admission.writer(principal, request.instance_name)
@@ -50,7 +50,7 @@ class ReferenceStorageServicer:
     async def status(self, raw: bytes, context: Context) -> bytes:
         """``Status``."""
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request = decode(bst_pb2.StatusRequest, raw)
         admission.reader(principal, request.instance_name)
         return bst_pb2.StatusResponse(allow_updates=admission.allows_push(principal)).SerializeToString()

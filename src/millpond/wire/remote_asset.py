@@ -16,8 +16,8 @@ from millpond.core.names import Namespace
 from millpond.services.assets import Asset, AssetPush, Qualifiers, check_request
 from millpond.wire.calling import Caller, decode
 from millpond.wire.digests import digest_message, digest_of
-from millpond.wire.errors import Context
 from millpond.wire.gate import SHA256, Gate, check_function
+from millpond.wire.rpc import Context
 
 FETCH = ra_pb2.DESCRIPTOR.services_by_name["Fetch"]
 PUSH = ra_pb2.DESCRIPTOR.services_by_name["Push"]
@@ -54,7 +54,7 @@ class FetchServicer:
         namespace: Namespace,
     ) -> Asset:
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         request: ra_pb2.FetchBlobRequest | ra_pb2.FetchDirectoryRequest = decode(kind, raw)
         reader = admission.reader(principal, request.instance_name)
         check_function(request.digest_function)
@@ -90,7 +90,7 @@ class PushServicer:
         namespace: Namespace,
     ) -> bytes:
         admission = self._gate.admission()
-        principal = self._gate.principal(context)
+        principal = context.principal
         admission.check_push(principal)
         request: ra_pb2.PushBlobRequest | ra_pb2.PushDirectoryRequest = decode(kind, raw)
         writer = admission.writer(principal, request.instance_name)

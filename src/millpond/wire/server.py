@@ -1,49 +1,36 @@
-"""The gRPC server of one worker: options, listeners, health, reflection, drain."""
+"""The gRPC server of one worker: listeners, health, reflection, drain."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import functools
+import logging
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from millpond.core import limits
+from millpond.core.seldom import Seldom
+from millpond.sockets.accepting import accept, connect
+from millpond.sockets.places import Place, Tls, listen
 from millpond.wire.calling import Caller
+from millpond.wire.connection import Connection, Shared
+from millpond.wire.foreign import Registry
 from millpond.wire.gate import Gate
-from millpond.wire.services import generic_handlers, rpcs
+from millpond.wire.rpc import Rpc
+from millpond.wire.services import rpcs
 
-# https://grpc.github.io/grpc/core/group__grpc__arg__keys.html names and explains each.
-_OPTIONS = [
-    ("grpc.so_reuseport", 1),
-    ("grpc.max_receive_message_length", limits.RECEIVE_BYTES),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", limits.STREAMS_PER_CONNECTION),
-    ("grpc.max_metadata_size", limits.METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", 2 * limits.METADATA_BYTES),
-    # Windows that grow by themselves would hold megabytes for every upload; a fixed one fills a fast network as well.
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
-    # What is read from a socket at once is kept until the last message in it is gone.
-    ("grpc.experimental.tcp_max_read_chunk_size", limits.SOCKET_READ_BYTES),
-    # A client that pings is a client behind a balancer that drops silent connections: never punish it.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.PING_INTERVAL_MS),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: ``host:port`` as gRPC writes it, and with which credentials (None: plaintext)."""
-
-    target: str
-    credentials: grpc.ServerCredentials | None
+_LOG = logging.getLogger(__name__)
+_SELDOM = Seldom(_LOG)
+_LOOK_SECONDS = limits.UPLOAD_STALL_SECONDS / 2
+_INFLOW_LOOK_SECONDS = limits.MESSAGE_PATIENCE_SECONDS
+_LAST_WORDS_SECONDS = 2.0
+"""What is sent when the time for draining is over gets so long to leave."""
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpcio's, which is healthy from the first moment and lacks an RPC (that would end in a traceback in the log).
+    """grpcio's, which is healthy from the first moment and lacks an RPC.
 
     Here nothing serves until it is said to.
     """
@@ -79,32 +66,37 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 
 
 class EdgeServer:
-    """One worker's gRPC server."""
+    """One worker's gRPC server. For one event loop."""
 
     def __init__(self, gate: Gate, *, index_only: bool) -> None:
         self._caller = Caller()
-        self._table = rpcs(gate, self._caller, index_only=index_only)
-        self._server = grpc.aio.server(options=_OPTIONS, interceptors=gate.guards)
-        self._server.add_generic_rpc_handlers(tuple(generic_handlers(self._table)))
-        self._names = sorted({rpc.service for rpc in self._table})
+        table = rpcs(gate, self._caller, index_only=index_only)
+        self._names = sorted({rpc.service for rpc in table})
         self._health = _Health(self._names)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        registry = Registry()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, registry)
+        served = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(served), registry)
+        self.rpcs: list[Rpc] = table + registry.rpcs
+        self._shared = Shared({rpc.path: rpc for rpc in self.rpcs})
+        self._listening: list[socket.socket] = []
+        self._busy: list[asyncio.Task[None]] = []
+        self._greeting: set[asyncio.Task[None]] = set()
 
-    async def start(self, addresses: Sequence[Address], on_bound: Callable[[int], None] | None = None) -> None:
-        """Listen. Calls are answered UNAVAILABLE until the gate is opened.
+    def start(self, places: Sequence[Place]) -> list[int]:
+        """Listen; the ports. Calls are answered UNAVAILABLE until the gate is opened.
 
         Raises:
-            RuntimeError: an address cannot be bound.
+            OSError: an address cannot be listened on.
         """
-        for address in addresses:
-            if address.credentials is None:
-                port = self._server.add_insecure_port(address.target)
-            else:
-                port = self._server.add_secure_port(address.target, address.credentials)
-            if on_bound is not None:
-                on_bound(port)
-        await self._server.start()
+        ports = []
+        for place in places:
+            listening = listen(place)
+            self._listening.append(listening)
+            self._busy.append(asyncio.create_task(accept(listening, functools.partial(self._take, place.tls))))
+            ports.append(int(listening.getsockname()[1]))
+        self._busy += [asyncio.create_task(self._look()), asyncio.create_task(self._look_at_inflow())]
+        return ports
 
     async def set_ready(self) -> None:
         """Tell health checkers that all services serve."""
@@ -112,7 +104,60 @@ class EdgeServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_seconds: float) -> None:
-        """GOAWAY to everybody at once; running calls get ``grace_seconds`` to end."""
+        """GOAWAY to everybody at once; running calls get ``grace_seconds`` to end, and those that do not are told why."""
         await self._health.end_watches()
-        await self._server.stop(grace_seconds)
+        for task in (*self._busy, *self._greeting):
+            task.cancel()
+        await asyncio.gather(*self._busy, *self._greeting, return_exceptions=True)
+        for listening in self._listening:
+            listening.close()
+        for connection in list(self._shared.connections):
+            connection.drain()
+        if not await self._are_gone(grace_seconds):
+            for connection in list(self._shared.connections):
+                connection.end()
+            await self._are_gone(_LAST_WORDS_SECONDS)
+        for connection in list(self._shared.connections):
+            connection.abort()
+        # What they began in threads is seen through: an interrupted upload is put away.
+        if self._shared.running:
+            await asyncio.wait(list(self._shared.running), timeout=grace_seconds or None)
         self._caller.close()
+
+    async def _are_gone(self, seconds: float) -> bool:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._shared.connections:
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+    def _take(self, tls: Tls | None, accepted: socket.socket) -> None:
+        greeting = asyncio.create_task(self._greet(tls, accepted))
+        self._greeting.add(greeting)
+        greeting.add_done_callback(self._greeting.discard)
+
+    async def _greet(self, tls: Tls | None, accepted: socket.socket) -> None:
+        connection = Connection(self._shared, None if tls is None else tls.identify)
+        try:
+            peer = accepted.getpeername()[0]
+        except OSError:  # gone already
+            peer = "?"
+        try:
+            await connect(connection, accepted, tls, handshake_seconds=limits.HANDSHAKE_SECONDS)
+        except ssl.SSLCertVerificationError as error:
+            sentence = f"a client certificate from {peer} was refused: {error.verify_message}"
+            _SELDOM.say(logging.WARNING, "stranger", sentence)
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            _LOG.debug("a handshake with %s failed: %r", peer, error)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for connection in list(self._shared.connections):
+                connection.look()
+
+    async def _look_at_inflow(self) -> None:
+        while True:
+            await asyncio.sleep(_INFLOW_LOOK_SECONDS)
+            self._shared.inflow.look()

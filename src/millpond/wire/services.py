@@ -1,15 +1,10 @@
 """Every RPC of this server in one table: its shape, who may call it, and what answers it.
 
-The rule: what is not in the table does not exist; the contract tests walk the table and fail for an RPC whose access
-they have not tried.
+The rule: what is not in the table does not exist, but for health and reflection, which come with gRPC; the contract
+tests walk the table and fail for an RPC whose access they have not tried.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
-
-import grpc
 
 from millpond.wire.artifacts import SERVICE as ARTIFACTS
 from millpond.wire.artifacts import ArtifactServicer
@@ -21,30 +16,13 @@ from millpond.wire.capabilities import SERVICE as CAPABILITIES
 from millpond.wire.capabilities import BuildStreamCapabilitiesServicer, CapabilitiesServicer
 from millpond.wire.cas import SERVICE as CAS
 from millpond.wire.cas import ContentAddressableStorageServicer
-from millpond.wire.errors import answering, streaming
 from millpond.wire.gate import Gate
 from millpond.wire.references import SERVICE as REFERENCES
 from millpond.wire.references import ReferenceStorageServicer
 from millpond.wire.remote_asset import FETCH, PUSH, FetchServicer, PushServicer
+from millpond.wire.rpc import Access, Answer, Rpc, Stream, streaming
 from millpond.wire.sources import SERVICE as SOURCES
 from millpond.wire.sources import SourceServicer
-
-
-class Access(Enum):
-    """What it takes to call an RPC."""
-
-    PULL = "pull"
-    PUSH = "push"
-
-
-@dataclass(frozen=True, slots=True)
-class Rpc:
-    """One RPC: full service name, method, access, and its handler without serializers."""
-
-    service: str
-    method: str
-    access: Access
-    handler: grpc.RpcMethodHandler
 
 
 def rpcs(gate: Gate, caller: Caller, *, index_only: bool) -> list[Rpc]:
@@ -96,28 +74,14 @@ def _storage(gate: Gate, caller: Caller) -> list[Rpc]:
         _unary(CAS, "SplitBlob", Access.PULL, cas.split_blob),
         _unary(CAS, "SpliceBlob", Access.PUSH, cas.splice_blob),
         _stream(BYTESTREAM, "Read", Access.PULL, stream.read),
-        Rpc(
-            BYTESTREAM.full_name,
-            "Write",
-            Access.PUSH,
-            grpc.stream_unary_rpc_method_handler(answering(stream.write)),
-        ),
+        Rpc(BYTESTREAM.full_name, "Write", Access.PUSH, stream.write, reads=True),
         _unary(BYTESTREAM, "QueryWriteStatus", Access.PUSH, stream.query_write_status),
     ]
 
 
-def _unary(service: Any, method: str, access: Access, handler: Callable[..., Any]) -> Rpc:
-    return Rpc(service.full_name, method, access, grpc.unary_unary_rpc_method_handler(answering(handler)))
+def _unary(service: Any, method: str, access: Access, handler: Answer) -> Rpc:
+    return Rpc(service.full_name, method, access, handler)
 
 
-def _stream(service: Any, method: str, access: Access, handler: Callable[..., Any]) -> Rpc:
-    # To gRPC's core a stream is a unary call with more messages before the last one; see streaming().
-    return Rpc(service.full_name, method, access, grpc.unary_unary_rpc_method_handler(streaming(handler)))
-
-
-def generic_handlers(table: Sequence[Rpc]) -> list[grpc.GenericRpcHandler]:
-    """The table as gRPC wants it."""
-    services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
-    for rpc in table:
-        services.setdefault(rpc.service, {})[rpc.method] = rpc.handler
-    return [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
+def _stream(service: Any, method: str, access: Access, handler: Stream) -> Rpc:
+    return Rpc(service.full_name, method, access, streaming(handler))

@@ -23,10 +23,10 @@ _DAY = timedelta(days=1)
 class Door:
     """Recognises clients by a file that the test writes, at a time that it moves."""
 
-    def __init__(self, *listed: Pair, anonymous: bool = False) -> None:
+    def __init__(self, *listed: Pair) -> None:
         self.now = NOW
         self.write(*listed)
-        self._clients = AuthorizedClients(lambda: self._identity, anonymous=anonymous, clock=self._clock)
+        self._clients = AuthorizedClients(lambda: self._identity, clock=self._clock)
 
     def write(self, *listed: Pair) -> None:
         self._identity = ServerIdentity(b"", b"", b"", tuple(pair.certificate for pair in listed))
@@ -217,8 +217,7 @@ def test_a_certificate_is_decided_on_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert door.opens_for(listed)
 
 
-def test_without_a_certificate_one_is_nobody_or_out() -> None:
-    assert Door(pair(), anonymous=True).identify() == ""
+def test_without_a_certificate_one_is_out() -> None:
     with pytest.raises(NotAuthenticated, match="a client certificate is needed"):
         Door(pair()).identify()
     assert key_identity(b"") == ""
@@ -226,7 +225,7 @@ def test_without_a_certificate_one_is_nobody_or_out() -> None:
 
 @pytest.mark.parametrize("garbage", [b"x", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_is_refused_in_a_sentence(garbage: bytes) -> None:
-    clients = AuthorizedClients(lambda: ServerIdentity(b"", b"", b""), anonymous=True)
+    clients = AuthorizedClients(lambda: ServerIdentity(b"", b"", b""))
     with pytest.raises(NotAuthenticated, match="cannot be read"):
         clients.identify(garbage)
 

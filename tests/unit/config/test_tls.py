@@ -230,15 +230,6 @@ def test_two_clients_of_the_same_subject_both_get_in(files: Make) -> None:
     assert identity.warnings == ()
 
 
-def test_a_client_whom_tls_takes_for_another_one_is_a_warning(files: Make) -> None:
-    # Without the identifier of a key it looks by the subject alone, and finds the first.
-    identity = load(files(clients=CLIENT.cert_pem + make_pair("ada").cert_pem + make_pair("client").cert_pem))
-    assert len(identity.client_certificates) == 3
-    (warning,) = identity.warnings
-    assert "block 3 of " in warning
-    assert "its client cannot get in: make it anew with 'openssl req -x509'" in warning
-
-
 def test_a_missing_newline_between_two_certificates_harms_neither(files: Make) -> None:
     identity = load(files(clients=CLIENT.cert_pem.rstrip() + b"Comment: \xff" + OTHER.cert_pem))
     assert len(certificates_in(identity.client_roots_pem or b"")) == 2

@@ -1,0 +1,60 @@
+"""Taking connections, whatever is spoken on them.
+
+The rule: nothing that a peer does, and no lack of descriptors, ends the taking; what is wrong for long is said once in
+a while.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from millpond.core.seldom import Seldom
+from millpond.sockets.places import Tls
+
+_SELDOM = Seldom(logging.getLogger(__name__))
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RETRY_SECONDS = 0.1
+GOODBYE_SECONDS = 5.0
+"""What a peer gets to take the last bytes, and to say goodbye in TLS, before its connection is cut."""
+
+
+async def accept(listening: socket.socket, take: Callable[[socket.socket], None]) -> NoReturn:
+    """Give every connection to ``take``, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listening)
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                _SELDOM.say(logging.ERROR, "accepting", f"no connection can be accepted: {error}")
+                await asyncio.sleep(_RETRY_SECONDS)
+            continue  # else the peer was gone before we came
+        take(connection)
+
+
+async def connect(
+    protocol: asyncio.BaseProtocol, connection: socket.socket, tls: Tls | None, *, handshake_seconds: float
+) -> asyncio.Transport:
+    """A transport for ``protocol`` on an accepted connection, with TLS by the keys of this moment.
+
+    Raises:
+        OSError, ssl.SSLError, TimeoutError: no handshake came about; the connection is closed.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # What uvloop returns beside the transport is a protocol of its own where there is TLS.
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            connection,
+            ssl=None if tls is None else tls.context(),
+            ssl_handshake_timeout=None if tls is None else handshake_seconds,
+            ssl_shutdown_timeout=None if tls is None else GOODBYE_SECONDS,
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return transport

@@ -1,0 +1,73 @@
+"""Where a server listens, how it encrypts there, and what a peer shows of itself.
+
+The rule: keys are asked for anew at each handshake, so that a new or revoked one counts at once.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millpond.core.errors import NotAuthenticated
+
+_BACKLOG = 512
+_DER = 2  # ssl.h's X509_FILETYPE_ASN1, as _ssl.ENCODING_DER
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to encrypt, and who gets in.
+
+    ``context``: the newest keys, asked for at each handshake. ``identify``: the identity of who showed these
+    certificates (PEM), or ``NotAuthenticated``; None: whoever comes.
+    """
+
+    context: Callable[[], ssl.SSLContext]
+    identify: Callable[[bytes], str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to listen, as for ``socket.bind``."""
+
+    host: str
+    port: int
+    tls: Tls | None
+
+
+def listen(place: Place) -> socket.socket:
+    """A socket that listens there, beside others of this user that do (``SO_REUSEPORT``).
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Inherited by every connection: a peer that is gone without a word is found out some day (tcp(7)).
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if place.host == "::" else 1)
+        listening.bind((place.host, place.port))
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)  # noqa: FBT003 - the standard library
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def shown_certificates(connection: ssl.SSLObject | None) -> bytes:
+    """What a peer showed in its handshake, its own certificate first, in PEM.
+
+    Raises:
+        NotAuthenticated: there was no handshake.
+    """
+    if connection is None:
+        raise NotAuthenticated("a connection without TLS shows no certificate")
+    # Public since Python 3.13; before, only the object below has it.
+    holder = connection if hasattr(connection, "get_unverified_chain") else getattr(connection, "_sslobj")  # noqa: B009
+    chain = [one for one in holder.get_unverified_chain() or [] if one is not None]
+    encoded = [one if isinstance(one, bytes) else one.public_bytes(_DER) for one in chain]
+    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in encoded).encode()

@@ -30,7 +30,7 @@ serve: $(VENV)/has-server ## a cache in ./millpond-data for the builds on this m
 
 test: $(VENV)/has-test ## every test; installs what they need (ARGS='-k tls' for pytest)
 	@tests/installing/install $(PYTHON)
-	@MILLPOND_SKIP="$$(tests/installing/excused)" $(BIN)/python -m pytest -n 2 $(ARGS)
+	@MILLPOND_SKIP="$$(tests/installing/excused)" $(BIN)/python -m pytest -n 3 $(ARGS)
 
 soak: $(VENV)/has-test ## kill servers and cut the power for hours (ROUNDS=1000 CUTS=5000 ARGS='--seed S --block N')
 	@tests/installing/install $(PYTHON)

@@ -14,6 +14,8 @@ ONE_AFTER_ANOTHER = ("tests/faults/", "tests/system/")
 """Tests with processes of their own, which want the machine for themselves as far as they can have it."""
 BESIDE_THEM = tuple(f"tests/system/test_{what}" for what in ("import", "old_", "ostree_", "recipes"))
 """Those among them that only ask whether clients and stores of other generations get along, however long that takes."""
+WAITING = "tests/system/test_slow_clients.py"
+"""Tests that wait for minutes and do next to nothing meanwhile."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,20 +26,25 @@ def _nothing_is_left_out_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2``: one process does all of those, one after another, and the other one meanwhile the rest, file by file."""
+    """With ``-n 3``: one process does all of those, one after another; one waits; and one does the rest, file by file."""
     from xdist.scheduler import LoadScopeScheduling  # only there where somebody asked for it
 
-    slow = "one after another"
+    slow, waiting = "one after another", "waiting"
 
     class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(WAITING):
+                return waiting
             alone = nodeid.startswith(ONE_AFTER_ANOTHER) and not nodeid.startswith(BESIDE_THEM)
             return slow if alone else nodeid.partition("::")[0]
 
         def _assign_work_unit(self, node: Any) -> None:
-            if slow in self.workqueue:  # it takes longest, so it goes first
-                self.workqueue.move_to_end(slow, last=False)
+            for first in (waiting, slow):  # they take longest
+                if first in self.workqueue:
+                    self.workqueue.move_to_end(first, last=False)
             super()._assign_work_unit(node)
+            if waiting in self.assigned_work[node] and len(self.nodes) > 2:
+                node.shutdown()  # after this; the rest is for the two others
 
     return Lanes(config, log)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc
 
-HOLD_SECONDS = 120
+HOLD_SECONDS = 600
+"""For this long at most, so that a test which failed does not hang."""
 _THREADS = 64
 
 

@@ -15,10 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 from contract.rpc_client import refused
-from system.bst_client import Remote
 from system.build_site import BuildSite
-from system.file_tree import manifest
-from system.holding_proxy import HoldingProxy
 from system.server_process import Millpond
 from system.small_cache import KB, MB, Artifacts, Refused, taken_bytes
 from unit.store.repositories import noise
@@ -196,30 +193,6 @@ def test_what_was_found_present_stays_while_twice_the_quota_is_written(cache: Sm
     assert cache.client.find_missing(digests) == []
     cache.bind("found", digests)
     assert cache.is_whole("found")
-
-
-def test_a_client_held_between_its_question_and_its_push_loses_nothing(site: BuildSite, cache: SmallCache) -> None:
-    """Twice the quota is written meanwhile; what it was told is here is still here when it binds its name."""
-    project = site.project()
-    files = {f"{number}": noise(100 * KB, f"file {number}") for number in range(40)}
-    project.add_import("early.bst", files)
-    site.client(artifacts=[Remote(url=cache.server.url, push=True)]).build(project, "early.bst")
-    project.add_import("late.bst", {**files, "one more": b"so that its key differs"})
-    proxy = HoldingProxy(f"127.0.0.1:{cache.server.port}", held="PushBlob", after="FindMissingBlobs")
-    try:
-        push = site.client(artifacts=[Remote(url=proxy.url, push=True)]).start("build", "late.bst", project=project)
-        assert proxy.holding.wait(60), "the client never came to its push"
-        assert proxy.seen.count("Write") + proxy.seen.count("BatchUpdateBlobs") < 4  # nearly all was found present
-        for number in range(11):
-            cache.push(f"artifact {number}", cut(4 * MB, "files of 100 KB"))
-        assert push.running
-        proxy.release()
-        outcome = push.wait()
-    finally:
-        proxy.close()
-    assert outcome.pushed_to, outcome.output
-    reader = site.client(artifacts=[Remote(url=cache.server.url)])
-    assert manifest(reader.fetch(outcome.artifact("late.bst"))) == manifest(project.files("late.bst"))
 
 
 def test_leases_hold_no_more_than_half(cache: SmallCache) -> None:

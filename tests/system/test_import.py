@@ -151,6 +151,23 @@ def test_what_is_damaged_in_a_real_store_stays_there_and_is_built_again(site: Bu
     assert client.tree(flipped) == expected(flipped.project)
 
 
+@pytest.mark.parametrize(("kind", "release"), [("bst1", CLASSIC), ("bst19", SNAPSHOT)], ids=["1.6.9", "1.93.4"])
+def test_a_rehearsal_of_a_real_store_says_what_then_comes(site: BuildSite, kind: str, release: Release) -> None:
+    old = old_server(site, release)
+    remote = Remote(url=old.url, push=True)
+    client = site.old_client(release, artifacts=[remote], **({} if release == CLASSIC else {"sources": [remote]}))
+    _, flipped = [built(site, client, name) for name in ("sound", "flipped")]
+    path = object_path(old.repo, message_of(Digest.of(own_content(flipped.project.name))))
+    path.chmod(0o644)
+    flip(path, 30)
+    repo = site.place("repo")
+    rehearsed = imported(kind, old.repo, repo, "--dry-run")
+    assert not repo.exists()
+    assert (rehearsed["status"], rehearsed["dry_run"]) == (1, True)
+    assert rehearsed["left_for"]["damaged"] > 0
+    assert {**rehearsed, "dry_run": False} == imported(kind, old.repo, repo)
+
+
 def test_a_second_run_brings_what_came_since_while_both_servers_run(site: BuildSite) -> None:
     old = old_server(site, CLASSIC)
     client = site.old_client(CLASSIC, artifacts=[Remote(url=old.url, push=True)])

@@ -6,6 +6,7 @@ The rule: whatever ends it, a signal too, what was brought by then stays, is tol
 import functools
 import json
 import logging
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,14 +21,18 @@ from millpond.core.clock import wall_clock
 from millpond.core.errors import MillpondError, RefusedToStart
 from millpond.importing.interface import OldStore, Reason
 from millpond.importing.opening import Kind, open_old_store
+from millpond.names.interface import NameIndex
+from millpond.names.memory import MemoryNames
 from millpond.opening_names import open_names
 from millpond.services.cache import Cache
 from millpond.services.moving_in import LeftBehind, MovingIn, StandingClock
+from millpond.services.rehearsing import EstimatedRoom, RehearsedStore
 from millpond.services.upkeep import turn
+from millpond.store.memory import MemoryStore
 from millpond.store.read_only import ReadOnlyStore
 from millpond.store.repository import filesystem
 from millpond.store.repository.layout import recognise
-from millpond.store.repository.opening import OpenRepository, existing, open_repository
+from millpond.store.repository.opening import OpenRepository, existing, open_existing, open_repository
 from millpond.store.room.space import Space
 from millpond.store.room.spare import Spare
 from millpond.store.room.waiting import NEVER
@@ -64,6 +69,7 @@ class Wanted:
     instance: str
     overwrite: bool = field(kw_only=True)
     all_blobs: bool = field(kw_only=True)
+    dry_run: bool = field(kw_only=True)
 
 
 def run(wanted: Wanted, *, verbose: bool, as_json: bool) -> int:
@@ -77,7 +83,7 @@ def run(wanted: Wanted, *, verbose: bool, as_json: bool) -> int:
     with ExitStack() as stack:
         old = open_old_store(Kind(wanted.kind), str(wanted.old))
         stack.callback(old.close)
-        moving = _moving(wanted, old, watch, stack)
+        moving = (_rehearsing if wanted.dry_run else _moving)(wanted, old, watch, stack)
         ended = _bring(wanted, moving, old, watch)
     if as_json:
         print(json.dumps(_document(wanted, moving, watch, ended=ended), indent=2))
@@ -125,7 +131,7 @@ def _moving(wanted: Wanted, old: OldStore, watch: "_Watch", stack: ExitStack) ->
         raise RefusedToStart(f"{wanted.repo} can only be read here: import where it can be written")
     names = open_names(layout)
     stack.callback(names.close)
-    reserve_bytes = Settings(repo=wanted.repo, listeners=()).reserve_bytes(filesystem.size_bytes(layout.root))
+    reserve_bytes = _reserve_bytes(wanted, filesystem.size_bytes(layout.root))
     clock = StandingClock(wall_clock)
     merge = _Merging(repository, stack)
     store = SegmentStore(
@@ -150,8 +156,60 @@ def _moving(wanted: Wanted, old: OldStore, watch: "_Watch", stack: ExitStack) ->
         watch,
         instance=wanted.instance,
         overwrite=wanted.overwrite,
+        rehearsal=False,
         names_fit=lambda: names.held_bytes() < limits.NAMES_KEPT_SHARE * limits.names_bytes(repository.quota_bytes),
     )
+
+
+def _rehearsing(wanted: Wanted, old: OldStore, watch: "_Watch", stack: ExitStack) -> MovingIn:
+    """As :func:`_moving`, with parts that keep nothing.
+
+    Raises:
+        RefusedToStart: the repository cannot be used.
+    """
+    clock = StandingClock(wall_clock)
+    here: ReadOnlyStore | MemoryStore
+    names: NameIndex
+    if recognise(wanted.repo) is None:
+        here, names = MemoryStore(0), MemoryNames()
+        left_bytes, quota_bytes = _room_for_a_new_one(wanted)
+    else:
+        repository = open_existing(wanted.repo)
+        stack.callback(repository.close)
+        layout, index = repository.layout, repository.index
+        here, names = ReadOnlyStore(layout, index), open_names(layout, read_only=True)
+        disk_bytes = filesystem.size_bytes(layout.root)
+        quota_bytes = explicit_quota_bytes(wanted.quota, disk_bytes) or repository.quota_bytes
+        spare = Spare(Space(index, layout, reserve_bytes=_reserve_bytes(wanted, disk_bytes)), layout)
+        left_bytes = spare.bytes() + quota_bytes - repository.quota_bytes
+    stack.callback(here.close)
+    stack.callback(names.close)
+    store = RehearsedStore(here)
+    return MovingIn(
+        old,
+        Cache(store, here, names, clock, foreign=False),
+        store,
+        clock,
+        EstimatedRoom(store, left_bytes=left_bytes, quota_bytes=quota_bytes),
+        watch,
+        instance=wanted.instance,
+        overwrite=wanted.overwrite,
+        rehearsal=True,
+        names_fit=lambda: True,
+    )
+
+
+def _room_for_a_new_one(wanted: Wanted) -> tuple[int, int]:
+    """How much would fit into a repository that is still to be made, and its quota."""
+    disk = os.statvfs(next(place for place in (wanted.repo, *wanted.repo.parents) if place.exists()))
+    disk_bytes, free_bytes = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    quota_bytes = explicit_quota_bytes(wanted.quota, disk_bytes) or int(free_bytes * limits.DEFAULT_QUOTA_SHARE)
+    room_bytes = min(quota_bytes, free_bytes - _reserve_bytes(wanted, disk_bytes))
+    return room_bytes - limits.segment_bytes(quota_bytes), quota_bytes  # one is kept free for moving
+
+
+def _reserve_bytes(wanted: Wanted, file_system_bytes: int) -> int:
+    return Settings(repo=wanted.repo, listeners=()).reserve_bytes(file_system_bytes)
 
 
 def _opened(wanted: Wanted) -> OpenRepository:
@@ -218,6 +276,7 @@ def _document(wanted: Wanted, moving: MovingIn, watch: _Watch, *, ended: bool) -
         "old_store": str(wanted.old),
         "kind": wanted.kind,
         "repository": str(wanted.repo),
+        "dry_run": wanted.dry_run,
         "ended": ended,
         "imported": {"names": moved.names, "blobs": moving.mover.blobs, "bytes": moving.mover.size_bytes},
         "here_before": moved.here,
@@ -239,11 +298,12 @@ def _lines(wanted: Wanted, moving: MovingIn, watch: _Watch, *, verbose: bool) ->
     if len(lossy) > len(shown):
         lines.append(f"… and {count(len(lossy) - len(shown))} more; --verbose lists all of it")
     moved, size = moving.moved, format_size(moving.mover.size_bytes)
-    lines.append(f"imported {several(moved.names, 'name')}: {several(moving.mover.blobs, 'blob')}, {size}")
+    imported, left = ("would import", "would stay") if wanted.dry_run else ("imported", "left")
+    lines.append(f"{imported} {several(moved.names, 'name')}: {several(moving.mover.blobs, 'blob')}, {size}")
     if moved.here:
         lines.append(f"{several(moved.here, 'name')} were here before")
     if moved.left:
-        lines.append(f"left in {wanted.old}: {count(sum(moved.left.values()))}")
+        lines.append(f"{left} in {wanted.old}: {count(sum(moved.left.values()))}")
     lines += [f"  {count(number)} {WORDS[reason]}" for reason, number in moved.left.most_common()]
     return lines
 

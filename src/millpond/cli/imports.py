@@ -12,7 +12,7 @@ _GROUP = """Bring what another cache server's store holds into the repository RE
 
 The old store is only read, also while its server runs; REPO is made when missing, and may be served meanwhile. Every
 byte is verified. What was used last comes first, until the quota is reached: nothing is evicted for what moves in. Done
-again, it brings what came since.
+again, it brings what came since. With --dry-run nothing is brought: all of it is read, verified and told.
 """
 
 _COMMON = """
@@ -30,6 +30,8 @@ protocols.
 {_COMMON}
 \b
 Examples:
+  millpond import bst1 --dry-run /srv/artifacts /srv/cache --quota 500G
+      what would come, what is damaged or incomplete there
   millpond import bst1 /srv/artifacts /srv/cache --quota 500G
       before the first start, or once more just before the switch
 """
@@ -81,6 +83,11 @@ _OPTIONS = [
         is_flag=True,
         help="Then bring blobs that no name needs as well: their names may be on another server.",
     ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Bring nothing: verify all of it, and say what would come and what would be left out. Room is estimated.",
+    ),
     click.option("-v", "--verbose", is_flag=True, help="Say of each name that was left out why."),
     click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, with all that was left out."),
 ]
@@ -94,12 +101,13 @@ def _add(kind: str, argument: str, text: str, short_help: str) -> None:
         instance: str,
         overwrite: bool,  # noqa: FBT001 — click passes every parameter by name
         all_blobs: bool,  # noqa: FBT001
+        dry_run: bool,  # noqa: FBT001
         verbose: bool,  # noqa: FBT001
         as_json: bool,  # noqa: FBT001
     ) -> int:
         from millpond.cli.importing import Wanted, run  # LMDB is not for those who only ask for --help
 
-        wanted = Wanted(kind, old, repo, quota, instance, overwrite=overwrite, all_blobs=all_blobs)
+        wanted = Wanted(kind, old, repo, quota, instance, overwrite=overwrite, all_blobs=all_blobs, dry_run=dry_run)
         return run(wanted, verbose=verbose, as_json=as_json)
 
     command: Callable[..., int] = run

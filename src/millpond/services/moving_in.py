@@ -115,11 +115,12 @@ class MovingIn:
         *,
         instance: str,
         overwrite: bool,
+        rehearsal: bool,
         names_fit: Callable[[], bool],
     ) -> None:
         """``clock`` is that of ``cache`` and of its store. ``looking``: the same blobs, with nothing promised or noted.
 
-        ``names_fit``: whether one more name has none of the others removed.
+        ``rehearsal``: no name is bound (``services.rehearsing``). ``names_fit``: whether one more name has none of the others removed.
         """
         self.moved = Moved()
         self._old = old
@@ -128,6 +129,7 @@ class MovingIn:
         self._watch = watch
         self._instance = instance
         self._overwrite = overwrite
+        self._rehearsal = rehearsal
         self._names_fit = names_fit
         self._both = BothStores(looking, old)
         self.mover = BlobMover(old, cache.blobs, looking, self._both, room, watch.step)
@@ -271,6 +273,9 @@ class MovingIn:
         """Bind what is ready. Where something of it was evicted meanwhile, there is no room for it."""
         waiting, self._ready = self._ready, {}
         self._ready_from_bytes = self.mover.size_bytes
+        if self._rehearsal:
+            self.moved.names += len(waiting)
+            return
         begun: list[tuple[_Ready, PendingPush]] = []
         for ready in waiting.values():
             self._clock.stand_at(ready.entry.used_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from millpond.core.names import ARTIFACT_URN, SOURCE_URN, Name, Namespace, asset
 from millpond.names.binding import Binding
 from millpond.services import assets
 from millpond.services.cache import Cache
+from millpond.store.repository.layout import MARKER
 
 NAME = f"project/element/{KEY}"
 MB = 1_000_000
@@ -520,6 +522,70 @@ def test_a_damaged_blob_without_a_name_is_told_and_the_others_come(old: OldStore
     assert here.missing(blobs) == [blobs[2]]
 
 
+# -- a rehearsal ------------------------------------------------------------------------------------------------------------
+
+
+def told(facts: dict[str, Any]) -> dict[str, Any]:
+    """All but whether it was done."""
+    return {key: value for key, value in facts.items() if key != "dry_run"}
+
+
+@pytest.mark.parametrize("how", ["a flipped bit", "cut off", "gone", "a link", "a damaged directory", "nothing"])
+def test_a_rehearsal_says_what_then_happens_and_makes_nothing(
+    old: OldStore, bring: Bring, tmp_path: Path, how: str
+) -> None:
+    old.name(NAME, old.tree("a"))
+    old.name("project/sound/1", old.tree("b", [900, 3 * MB, 0]))
+    old.name("project/large/1", old.tree("c", [3 * MB + 1]))
+    flip(old.path_of(Digest.of(noise(3 * MB + 1, "c"))), 2 * MB)
+    damaged(old, how)
+    done = bring(old)
+    rehearsed = done("--dry-run")
+    status = done.status
+    assert rehearsed["dry_run"]
+    assert not (tmp_path / "repo").exists()
+    assert told(rehearsed) == told(done())
+    assert status == done.status == 1
+
+
+def test_a_rehearsal_beside_what_is_here_leaves_it_as_it_was(old: OldStore, bring: Bring, here: Here) -> None:
+    old.name(NAME, old.tree("a"))
+    old.name("project/other/1", old.tree("b"))
+    done = bring(old)
+    done()
+    old.name(NAME, old.tree("c"))
+    old.name("project/new/1", old.tree("d"))
+    for options in [], ["--overwrite"]:
+        rehearsed = done("--dry-run", "--quota", "150M", *options)
+        assert here.binding(old.bound("project/new/1")) is None
+        assert millpond("check", "--deep", here._repository.path) == 0
+        assert json.loads((here._repository.path / MARKER).read_bytes())["quota_bytes"] == 200 * MB
+    assert told(rehearsed) == told(done("--overwrite"))
+
+
+def test_a_rehearsal_tells_blobs_without_a_name_too(old: OldStore, bring: Bring) -> None:
+    blobs = [old.blob(noise(5000 + number, "unnamed")) for number in range(5)]
+    flip(old.path_of(blobs[2]), 7)
+    done = bring(old)
+    assert told(done("--dry-run", "--all-blobs")) == told(done("--all-blobs"))
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_rehearsal_estimates_where_the_quota_is_reached(bring: Bring, tmp_path: Path, before: int) -> None:
+    first, second = Bst1(tmp_path / "first"), Bst1(tmp_path / "second")
+    for number in range(before):
+        first.name(f"p/first/{number}", first.tree(f"first {number}", [4 * MB]))
+    second.name("p/huge/1", second.tree("huge", [50 * MB]))
+    for number in range(20):
+        second.name(f"p/second/{number}", second.tree(f"second {number}", [4 * MB]), used_s=NOW_S - 100 * number)
+    if before:
+        bring(first)("--quota", "30M")
+    rehearsed = bring(second)("--dry-run", "--quota", "45M")
+    facts = bring(second)("--quota", "45M")
+    assert abs(rehearsed["imported"]["names"] - facts["imported"]["names"]) <= 1
+    assert reasons(rehearsed) == {"no-room": 21 - rehearsed["imported"]["names"]}
+
+
 # -- telling ----------------------------------------------------------------------------------------------------------------
 
 
@@ -533,6 +599,10 @@ def test_the_facts_are_told_in_words(bring: Bring, capsys: pytest.CaptureFixture
     assert "imported 1 name: 5 blobs, " in out
     assert "left in " in out
     assert "  1 incomplete\n" in out
+    assert millpond("import", "bst1", "--dry-run", old.root, tmp_path / "another", "--quota", "200M") == 1
+    out = capsys.readouterr().out
+    assert "would import 1 name: 5 blobs, " in out
+    assert "would stay in " in out
 
 
 def test_a_repository_of_something_else_is_refused(

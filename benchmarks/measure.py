@@ -32,6 +32,8 @@ class Sample:
     # CPU time of everybody else, and time that the hypervisor gave to somebody else, per CPU second of the machine.
     others_share: float
     stolen_share: float
+    # The most that the store took on disk meanwhile, over its quota; None: not looked at.
+    peak_over_quota: float | None = None
 
     @property
     def rate(self) -> float:

@@ -42,6 +42,11 @@ class Results:
         """Median CPU seconds of the server per unit; None when it was not measured."""
         return _median(sample.server_cpu_per_unit for sample in self.of(workload, server))
 
+    def peak(self, workload: str, server: str) -> float | None:
+        """The most that the store took on disk in any run, over its quota; None when it was not looked at."""
+        found = (sample.peak_over_quota for sample in self.of(workload, server))
+        return max((peak for peak in found if peak is not None), default=None)
+
     def ratio(self, workload: str, server: str, peer: str) -> float | None:
         """The rate of ``server`` over the rate of ``peer``, on the same workload."""
         rate, peer_rate = self.rate(workload, server), self.rate(workload, peer)
@@ -68,10 +73,12 @@ class Results:
         for workload in self.workloads():
             for server in self.servers():
                 if self.of(workload, server):
-                    medians.setdefault(workload, {})[server] = {
+                    of_server = medians.setdefault(workload, {})[server] = {
                         "units_per_second": _short(self.rate(workload, server)),
                         "server_cpu_microseconds_per_unit": _short((self.cpu_per_unit(workload, server) or 0) * 1e6),
                     }
+                    if (peak := self.peak(workload, server)) is not None:
+                        of_server["peak_over_quota"] = _short(peak)
         return {
             "format": FORMAT,
             "started": self.started.isoformat(timespec="seconds"),

@@ -91,6 +91,7 @@ def _output(command: list[str]) -> str:
 FULL_STORE = "full store"
 """The session for which servers are started with a quota."""
 SMALL_QUOTA_BYTES = 400_000_000
+LARGE_QUOTA_BYTES = 20 * SMALL_QUOTA_BYTES
 TLS = "openings, mutual TLS"
 """The session for which servers are started with keys, and let in whoever has the client's."""
 OF_THEIR_OWN = frozenset({FULL_STORE, TLS})
@@ -115,6 +116,8 @@ class ServerKind:
     cannot: frozenset[str] = frozenset()
     # The one session that it is there for; None: all but those that have servers of their own.
     session: str | None = None
+    # With which it is started; None: with its default, which is not looked at.
+    quota_bytes: int | None = None
     # How it ends on SIGTERM.
     farewell: int = 0
 
@@ -175,14 +178,23 @@ SERVERS = {
             "Millpond, 2 workers, a small quota",
             _millpond(2, "--quota", str(SMALL_QUOTA_BYTES)),
             session=FULL_STORE,
+            quota_bytes=SMALL_QUOTA_BYTES,
         ),
         ServerKind(
             "millpond-large",
             "Millpond, 2 workers, a quota that is never reached",
-            _millpond(2, "--quota", str(20 * SMALL_QUOTA_BYTES)),
+            _millpond(2, "--quota", str(LARGE_QUOTA_BYTES)),
             session=FULL_STORE,
+            quota_bytes=LARGE_QUOTA_BYTES,
         ),
-        ServerKind("casd-small", "buildbox-casd, a small quota", _small_casd, announces=False, session=FULL_STORE),
+        ServerKind(
+            "casd-small",
+            "buildbox-casd, a small quota",
+            _small_casd,
+            announces=False,
+            session=FULL_STORE,
+            quota_bytes=SMALL_QUOTA_BYTES,
+        ),
         ServerKind(
             "bst-1",
             "BuildStream 1's bst-artifact-server",
@@ -212,6 +224,7 @@ class RunningServer:
     kind: ServerKind
     address: str
     pid: int
+    store: Path
     keys: Keys | None = None
     """With which a client gets in; None: it speaks plaintext."""
 
@@ -242,7 +255,7 @@ def running(kind: ServerKind, peers: Peers, scratch: Path) -> Iterator[RunningSe
             )
         try:
             address = _announced(process, log) if kind.announces else _accepting(process, port, log)
-            yield RunningServer(kind, address, process.pid, Keys.below(scratch) if kind.speaks_tls else None)
+            yield RunningServer(kind, address, process.pid, store, Keys.below(scratch) if kind.speaks_tls else None)
         finally:
             status = processes.stop(process, grace_seconds=STOP_SECONDS)
         if status != kind.farewell:

@@ -56,6 +56,10 @@ def summary(results: Results) -> str:
         f"Rate by the wall clock, median of {results.runs}\n" + table(["workload", "unit", *servers], rates),
         "Server CPU, all its processes\n" + table(["workload", "unit", *servers], cpu),
     ]
+    if peaks := [name for name in workloads if any(results.peak(name, server) is not None for server in servers)]:
+        rows = [[_TITLES[name], "", *(_number(results.peak(name, server)) for server in servers)] for name in peaks]
+        title = f"Disk, the most that was taken at once over the quota, highest of {results.runs}\n"
+        parts.append(title + table(["workload", "", *servers], rows))
     if pairs:
         parts.append("Rate over rate\n" + table(["workload", "", *("/".join(pair) for pair in pairs)], ratios))
     return "\n\n".join(parts + _cautions(results))

@@ -7,12 +7,12 @@ nobody stored yet is stored before its clock starts. Every answer is checked aft
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import grpc
 
-from benchmarks import messages
+from benchmarks import disk, messages
 from benchmarks.corpus import Corpus
 from benchmarks.load import Generator, Timed
 from benchmarks.measure import Sample, Usage, metered
@@ -56,6 +56,7 @@ class Measured:
     units: float
     timed: Timed
     usage: Usage
+    peak_over_quota: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Workload:
             client_cpu_seconds=usage.client_cpu_seconds,
             others_share=usage.others_share,
             stolen_share=usage.stolen_share,
+            peak_over_quota=measured.peak_over_quota,
         )
 
 
@@ -241,7 +243,7 @@ def _large_read(session: Session, streams: int) -> Measured:
 
 
 def _fill(session: Session, label: str) -> Measured:
-    """Store new blobs, while one client reads small ones all the time."""
+    """Store new blobs, while one client reads small ones all the time; how much of the disk the store takes meanwhile."""
     corpus = session.corpus
     keepsakes = corpus.batches[0]
     if "keepsakes" not in session.stored:
@@ -258,10 +260,12 @@ def _fill(session: Session, label: str) -> Measured:
         )
         return timed
 
-    measured = _clocked(session, blobs, work)
+    with disk.watched(session.server.store) as peak:
+        measured = _clocked(session, blobs, work)
     messages.require_updated(measured.timed.answers, blobs)
     session.latencies[label] = sorted(latencies)
-    return measured
+    quota_bytes = session.server.kind.quota_bytes
+    return replace(measured, peak_over_quota=peak.taken_bytes / quota_bytes if quota_bytes else None)
 
 
 def _slowest_reads(session: Session, label: str) -> Measured:

@@ -15,7 +15,7 @@ SHORT_STOP_SECONDS = 1.0
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kind", "rounds"), [(ROOMY, 5), (TIGHT, 12)], ids=["without eviction", "evicting"])
+@pytest.mark.parametrize(("kind", "rounds"), [(ROOMY, 8), (TIGHT, 17)], ids=["without eviction", "evicting"])
 def test_whatever_is_killed_what_was_acknowledged_survives_whole(tmp_path: Path, kind: Kind, rounds: int) -> None:
     require("tracing")
     said: list[str] = []

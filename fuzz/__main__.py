@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from fuzz.ostree_targets import OSTREE_TARGETS
 from fuzz.targets import TARGETS as CAS_TARGETS
 from fuzz.targets import Target
+from fuzz.wire_targets import WIRE_TARGETS
 
-TARGETS = CAS_TARGETS | OSTREE_TARGETS
+TARGETS = CAS_TARGETS | OSTREE_TARGETS | WIRE_TARGETS
 
 _INTERESTING = [b"", b"\0", b"\xff", b"\x7f", b"\x80", b"\xff" * 8, b"/", b"..", b"\0" * 8, b"9" * 20, "é".encode()]
 _KEPT = 500

@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGETS = [
     "binding",
     "find_missing",
+    "grpc_frames",
+    "grpc_timeout",
     "gvariant",
+    "http2",
     "keys",
     "names_values",
     "ostree_config",

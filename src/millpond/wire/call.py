@@ -212,6 +212,7 @@ class Call:
         if not self.over:
             self._task = asyncio.get_running_loop().create_task(self._run(request))
             self._line.running.add(self._task)
+            self._task.add_done_callback(self._line.running.discard)  # one that never began has no other end
 
     async def _run(self, request: bytes) -> None:
         answer, status = None, OK
@@ -221,9 +222,6 @@ class Call:
             return  # whoever did that has said why, or nobody is there to be told
         except Exception as failure:
             status = status_of(failure, self.peer)
-        finally:
-            assert self._task is not None
-            self._line.running.discard(self._task)
         if not self.over:
             self.over = True
             self._line.finish(self, answer, status)

@@ -16,14 +16,14 @@ import grpc
 import ngh2
 
 from millpond.core import limits
-from millpond.core.errors import NotAuthenticated
-from millpond.protocol.grpc_framing import ENCODINGS, IDENTITY, Deframer, UnknownEncoding, prefix_of, timeout_seconds
+from millpond.protocol.grpc_framing import prefix_of
 from millpond.services.access import Principal
 from millpond.sockets.places import shown_certificates
 from millpond.store.interface import Bytes
 from millpond.wire.call import Call
-from millpond.wire.errors import OK, Status, status_of
+from millpond.wire.errors import OK, Status
 from millpond.wire.inflow import Inflow
+from millpond.wire.opening import BEGIN, Fields, Refused, opening_of
 from millpond.wire.rpc import Rpc
 
 _LOG = logging.getLogger(__name__)
@@ -51,16 +51,9 @@ _SETTINGS = {
     ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.METADATA_BYTES,
 }
 
-_BEGIN = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ENCODINGS)]
 _OK_TRAILERS = OK.trailers()
 _ANYBODY = Principal()
-_TOO_MUCH_METADATA = Status(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, f"a call has at most {limits.METADATA_BYTES} bytes of metadata"
-)
-_NO_SUCH_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "this method is not served here")
-_NO_TIMEOUT = Status(grpc.StatusCode.INTERNAL, "grpc-timeout is not a time")
 _TIME_IS_UP = Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the time that the client gave the call is up")
-_NO_SUCH_ENCODING = Status(grpc.StatusCode.UNIMPLEMENTED, f"messages may be packed with {ENCODINGS.decode()}")
 _STOPPING = Status(grpc.StatusCode.UNAVAILABLE, "the server is stopping: try again in a few seconds")
 
 
@@ -90,6 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         self.inflow = shared.inflow
         self.running = shared.running
         self._h2 = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
+        self._broken_off = _BrokenOff(self)
         self._calls: dict[int, Call] = {}
         self.writing: set[Call] = set()
         self._answered_early: set[int] = set()
@@ -128,10 +122,10 @@ class Connection(asyncio.BufferedProtocol):
             for event in self._h2.events():
                 self._handle(event)
         except ngh2.NGH2Error as error:
-            self._give_up(f"it does not speak HTTP/2: {error}")
+            self.give_up(f"it does not speak HTTP/2: {error}")
         except Exception:
             _LOG.exception("a bug in this server ended a connection of %s", self.peer)
-            self._give_up("a bug")
+            self.give_up("a bug")
         finally:
             self._receiving = False
         self._flush()
@@ -163,10 +157,10 @@ class Connection(asyncio.BufferedProtocol):
         """``limits.UPLOAD_STALL_SECONDS`` / 2 have passed: end what has not moved since the last look."""
         self._looks += 1
         if not self._greeted and self._looks > 1:
-            return self._give_up("it did not say hello")
+            return self.give_up("it did not say hello")
         unsent = self._h2.queued_body_size() + self._transport.get_write_buffer_size()
         if unsent and self._stuck == (unsent, self._sent_bytes):
-            return self._give_up("it takes nothing of its answers")
+            return self.give_up("it takes nothing of its answers")
         self._stuck = unsent, self._sent_bytes
         for call in list(self._calls.values()):
             call.look()
@@ -180,9 +174,10 @@ class Connection(asyncio.BufferedProtocol):
         """
         self._draining = True
         if not self._greeted:
-            return self._give_up("the server is stopping")
-        self._h2.send_shutdown_notice()
-        self._h2.ping()
+            return self.give_up("the server is stopping")
+        with self._broken_off:
+            self._h2.send_shutdown_notice()
+            self._h2.ping()
         self._flush()
         asyncio.get_running_loop().call_later(_FINAL_SECONDS, self._say_goodbye)
         return None
@@ -202,13 +197,15 @@ class Connection(asyncio.BufferedProtocol):
     def consumed(self, stream_id: int, size_bytes: int) -> None:
         """The peer may send as much again."""
         if not self._gone:
-            self._h2.acknowledge_received_data(size_bytes, stream_id)
+            with self._broken_off:
+                self._h2.acknowledge_received_data(size_bytes, stream_id)
             self._flush()
 
     def send(self, call: Call, message: Bytes) -> None:
         """Queue a message of the answer. It is sent with what follows at once, or else in a moment."""
         if not self._gone and not call.over:
-            self._queue(call, message)
+            with self._broken_off:
+                self._queue(call, message)
             if len(message) > _JOINED_BYTES:
                 self._flush()
             else:
@@ -222,13 +219,14 @@ class Connection(asyncio.BufferedProtocol):
         """Queue the end of the call, after its ``answer`` if there is one, and send what can be sent."""
         if self._gone or self._calls.pop(call.stream_id, None) is None:
             return
-        if answer is not None:
-            self._queue(call, answer)
-        trailers = _OK_TRAILERS if status is OK else status.trailers()
-        if call.begun_answer:
-            self._h2.send_trailers(call.stream_id, trailers)
-        else:
-            self._h2.send_response(call.stream_id, _BEGIN + trailers, end_stream=True)
+        with self._broken_off:
+            if answer is not None:
+                self._queue(call, answer)
+            trailers = _OK_TRAILERS if status is OK else status.trailers()
+            if call.begun_answer:
+                self._h2.send_trailers(call.stream_id, trailers)
+            else:
+                self._h2.send_response(call.stream_id, BEGIN + trailers, end_stream=True)
         if not call.ended:
             self._answered_early.add(call.stream_id)
         self._flush_soon()
@@ -246,10 +244,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(event, ngh2.DataReceived):
             self._data(event.stream_id, event.data, ended=event.end_stream)
         elif isinstance(event, ngh2.RequestReceived):
-            if sum([len(name) + len(value) for name, value in event.headers]) > limits.METADATA_BYTES:
-                self._refuse(event.stream_id, _TOO_MUCH_METADATA, ended=event.end_stream)
-            else:
-                self._request(event.stream_id, dict(event.headers), ended=event.end_stream)
+            self._request(event.stream_id, event.headers, ended=event.end_stream)
         elif isinstance(event, ngh2.StreamClosed):
             self._answered_early.discard(event.stream_id)
             if (call := self._calls.pop(event.stream_id, None)) is not None:
@@ -260,35 +255,26 @@ class Connection(asyncio.BufferedProtocol):
             self._greeted = True
         elif isinstance(event, ngh2.PingAcknowledged) and self._draining:
             self._say_goodbye()
+        elif isinstance(event, ngh2.ConnectionClosed):
+            self.give_up(f"HTTP/2 error {event.error_code}")
 
-    def _request(self, stream_id: int, headers: dict[bytes, bytes], *, ended: bool) -> None:
-        if headers.get(b":method") != b"POST":
-            return self._refuse_http(stream_id, b"405", ended=ended)
-        if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            return self._refuse_http(stream_id, b"415", ended=ended)
+    def _request(self, stream_id: int, fields: Fields, *, ended: bool) -> None:
         try:
-            principal = _ANYBODY if self._identify is None else Principal(self._identify(self._shown))
-        except NotAuthenticated as refusal:
-            return self._refuse(stream_id, status_of(refusal, self.peer), ended=ended)
-        rpc = self._shared.rpcs.get(headers.get(b":path", b""))
-        if rpc is None:
-            return self._refuse(stream_id, _NO_SUCH_METHOD, ended=ended)
-        try:
-            deframer = Deframer(limits.RECEIVE_BYTES, headers.get(b"grpc-encoding", IDENTITY))
-        except UnknownEncoding:
-            return self._refuse(stream_id, _NO_SUCH_ENCODING, ended=ended)
-        call = Call(self, stream_id, rpc, principal, deframer)
-        if (timeout := headers.get(b"grpc-timeout")) is not None:
-            try:
-                seconds = timeout_seconds(timeout)
-            except ValueError:
-                return self._refuse(stream_id, _NO_TIMEOUT, ended=ended)
-            call.deadline = asyncio.get_running_loop().call_later(seconds, call.end, _TIME_IS_UP)
-        self._calls[stream_id] = call
+            opening = opening_of(fields, self._shared.rpcs, self._recognise)
+        except Refused as refused:
+            self._h2.send_response(stream_id, refused.fields, end_stream=True)
+            if not ended:
+                self._answered_early.add(stream_id)
+            return
+        call = self._calls[stream_id] = Call(self, stream_id, opening.rpc, opening.principal, opening.deframer)
+        if opening.timeout_seconds is not None:
+            call.deadline = asyncio.get_running_loop().call_later(opening.timeout_seconds, call.end, _TIME_IS_UP)
         call.begin()
         if ended:
             call.feed(b"", ended=True)
-        return None
+
+    def _recognise(self) -> Principal:
+        return _ANYBODY if self._identify is None else Principal(self._identify(self._shown))
 
     def _data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
         call = self._calls.get(stream_id)
@@ -300,21 +286,10 @@ class Connection(asyncio.BufferedProtocol):
             if ended:
                 self._answered_early.discard(stream_id)
 
-    def _refuse(self, stream_id: int, status: Status, *, ended: bool) -> None:
-        """Answer with nothing but a status ("Trailers-Only")."""
-        self._h2.send_response(stream_id, _BEGIN + status.trailers(), end_stream=True)
-        if not ended:
-            self._answered_early.add(stream_id)
-
-    def _refuse_http(self, stream_id: int, status: bytes, *, ended: bool) -> None:
-        self._h2.send_response(stream_id, [(b":status", status)], end_stream=True)
-        if not ended:
-            self._answered_early.add(stream_id)
-
     def _queue(self, call: Call, message: Bytes) -> None:
         if not call.begun_answer:
             call.begun_answer = True
-            self._h2.send_response(call.stream_id, _BEGIN)
+            self._h2.send_response(call.stream_id, BEGIN)
         prefix = prefix_of(len(message))
         if len(message) <= _JOINED_BYTES:
             self._h2.send_data(call.stream_id, b"".join((prefix, message)))
@@ -333,12 +308,10 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_is_due = False
         if self._gone or self._receiving:
             return None
-        try:
+        with self._broken_off:
             self._send_queued()
             if self._answered_early and self._end_early():
                 self._send_queued()
-        except ngh2.NGH2Error as error:
-            return self._give_up(f"HTTP/2 broke off: {error}")
         for call in list(self.writing):
             call.taken()
         return self._go_on()
@@ -367,12 +340,35 @@ class Connection(asyncio.BufferedProtocol):
     def _say_goodbye(self) -> None:
         if not self._gone:
             self._draining = True
-            self._h2.send_goaway()
+            with self._broken_off:
+                self._h2.send_goaway()
             self._flush()
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Close, with what can still be said."""
         if not self._gone and not self._transport.is_closing():
             _LOG.debug("a connection of %s is ended: %s", self.peer, reason)
             with suppress(ngh2.NGH2Error):
                 self._send_queued()
             self._transport.close()
+
+
+class _BrokenOff:
+    """What is queued for a peer that broke HTTP/2's rules meanwhile comes to nothing, and the connection ends.
+
+    A context manager that costs next to nothing: it stands around whatever is done for a call.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, ngh2.NGH2Error):
+            return False
+        self._connection.give_up(f"HTTP/2 broke off: {error}")
+        return True

@@ -33,6 +33,11 @@ class Inflow:
         self._coming: set[Message] = set()
         self._waiting: deque[Message] = deque()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self._coming and not self._waiting
+
     def ask(self, message: Message) -> None:
         """Have ``message`` opened, now or when there is room."""
         self._waiting.append(message)

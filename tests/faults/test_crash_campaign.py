@@ -4,11 +4,16 @@
 lots again.
 """
 
+import os
 import secrets
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from faults.campaign.campaign import ROOMY, TIGHT, Block, Kind
+from faults.campaign.load import until
 from system.parts import require
 
 SHORT_STOP_SECONDS = 1.0
@@ -25,3 +30,33 @@ def test_whatever_is_killed_what_was_acknowledged_survives_whole(tmp_path: Path,
     assert not outcome.findings, "\n".join([f"seed {seed}", *said, *outcome.findings])
     assert outcome.rounds == rounds
     assert outcome.counts["names acknowledged"] > rounds
+
+
+def _processes_of(repo: Path) -> list[int]:
+    """Every process that has something of ``repo`` on its command line or open."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+            held = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if os.fsencode(repo) in command or any(target.startswith(str(repo)) for target in held):
+            found.append(int(pid))
+    return found
+
+
+def test_a_campaign_that_is_ended_while_it_starts_a_server_leaves_none(tmp_path: Path) -> None:
+    repo = tmp_path / "block-0" / "repo"
+    command = [sys.executable, "-m", "faults.campaign", "--rounds", "1", "--directory", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    campaign = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        assert until(lambda: bool(_processes_of(repo)), 30)
+        campaign.send_signal(signal.SIGTERM)
+        assert campaign.wait(60) == 128 + signal.SIGTERM
+        assert _processes_of(repo) == []
+    finally:
+        campaign.kill()
+        for pid in _processes_of(repo):
+            os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faults.campaign.load import until
@@ -32,7 +32,7 @@ class Server:
         self.name = name
         self.port = free_port()
         self._repo, self._logs, self._options = repo, logs, options
-        self._running: Millpond | None = None
+        self._running: ServerProcess | None = None
         self._starts = 0
         self.ready_seconds: list[float] = []
 
@@ -43,12 +43,15 @@ class Server:
             AssertionError: it did not get ready.
         """
         begun = time.monotonic()
-        self._running = Millpond(self._command(), self._next_log())
+        with _undisturbed():
+            self._running = Millpond(self._command(), self._next_log())
         self.ready_seconds.append(time.monotonic() - begun)
 
     def begin(self) -> ServerProcess:
         """Start it, to be killed while it opens; nobody waits for it."""
-        return ServerProcess([sys.executable, "-m", *self._command()], self._next_log())
+        with _undisturbed():
+            self._running = ServerProcess([sys.executable, "-m", *self._command()], self._next_log())
+        return self._running
 
     def _command(self) -> list[str | Path]:
         return ["millpond", "serve", "--listen", f"127.0.0.1:{self.port}", *self._options, self._repo]
@@ -132,6 +135,19 @@ class Cluster:
                 if fields[1] == "FLOCK" and int(fields[4]) in waiting and fields[5].endswith(f":{inode}"):
                     return int(fields[4])
         return waiting[0] if waiting else None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGTERM waits until the block ends, or a server that is just being started would be nobody's. Main thread only."""
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if waiting:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def strike(pid: int, number: signal.Signals) -> None:

@@ -153,7 +153,7 @@ def test_a_batch_read_response(contents: list[bytes], as_view: bool) -> None:
 
 @given(st.binary(max_size=40_000), st.booleans())
 def test_a_read_response(data: bytes, as_view: bool) -> None:
-    encoded = layout.read_response(memoryview(data) if as_view else data)
+    encoded = b"".join(layout.read_response(memoryview(data) if as_view else data))
     assert bytestream_pb2.ReadResponse.FromString(encoded) == bytestream_pb2.ReadResponse(data=data)
 
 

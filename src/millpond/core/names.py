@@ -6,7 +6,7 @@ none has storage of its own. The rule: a name's parts are compared and hashed, n
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from millpond.core import limits
@@ -40,12 +40,16 @@ class Name:
     instance: str
     namespace: Namespace
     key: str
+    _row: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def row(self) -> bytes:
         """32 bytes that stand for this name in every table; names may be far longer than a table's keys."""
-        parts = (self.instance.encode(), self.namespace.encode(), self.key.encode())
-        return hashlib.sha256(b"".join(len(part).to_bytes(4, "little") + part for part in parts)).digest()
+        if (row := self._row) is None:
+            parts = [part.encode() for part in (self.instance, self.namespace, self.key)]
+            row = hashlib.sha256(b"".join([len(part).to_bytes(4, "little") + part for part in parts])).digest()
+            object.__setattr__(self, "_row", row)
+        return row
 
 
 def check_instance(name: str) -> str:

@@ -13,8 +13,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from millpond.core.errors import NotReady, WouldBlock
 from millpond.disk.files import FILE_MODE
@@ -104,6 +103,21 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000  # one clock for all processes of a machine
 
 
+class _Held:
+    """A shared lock that was taken. No generator: that would cost as much as the lock, at every call to the cache."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: _Descriptor) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        unlock(self._descriptor.number)
+
+
 class SharedLock:
     """The shared side of a lock that another process sometimes takes exclusively."""
 
@@ -111,9 +125,8 @@ class SharedLock:
         self._path = path
         self._mine: threading.local | None = threading.local()
 
-    @contextmanager
-    def shared(self, *, wait: bool) -> Iterator[None]:
-        """Hold it.
+    def shared(self, *, wait: bool) -> "_Held":
+        """Take it; what is returned lets it go at the end of a ``with``.
 
         Raises:
             WouldBlock: it is taken, and ``wait`` is False.
@@ -126,10 +139,7 @@ class SharedLock:
             lock(descriptor.number, exclusive=False)
         elif is_asked(descriptor.number) or not try_lock(descriptor.number, exclusive=False):
             raise WouldBlock
-        try:
-            yield
-        finally:
-            unlock(descriptor.number)
+        return _Held(descriptor)
 
     def _descriptor(self) -> _Descriptor:
         mine = self._mine

@@ -40,13 +40,17 @@ class Binding:
     """The message that it was pushed as, where that says more than the digest."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields that this version does not know."""
+    _stamp: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def stamp(self) -> bytes:
         """16 bytes that tell this binding from an earlier or later one of the same name."""
-        parts = [self.digest.key, self.pushed_at_ms.to_bytes(8, "little")]
-        parts += [digest.key for digest in (*self.blobs, *self.directories)]
-        return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+        if (stamp := self._stamp) is None:
+            parts = [self.digest.key, self.pushed_at_ms.to_bytes(8, "little")]
+            parts += [digest.key for digest in (*self.blobs, *self.directories)]
+            stamp = hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+            object.__setattr__(self, "_stamp", stamp)
+        return stamp
 
     def encode(self) -> bytes:
         """UTF-8 JSON. Fields with their default are left out."""

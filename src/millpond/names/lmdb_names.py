@@ -29,6 +29,7 @@ from millpond.names import environment, room, values, verification
 from millpond.names.binding import Binding
 from millpond.names.changes import Changes
 from millpond.names.marks import BrokenNames, Pins
+from millpond.names.recent import Recent
 
 _Result = TypeVar("_Result")
 
@@ -70,6 +71,7 @@ class LmdbNames:
         self._closed = False
         self._opened = False  # until then a failure is a reason not to start, and told as such
         self._damaged: set[bytes] = set()
+        self._recent = Recent()
         self._writer: GroupWriter | None = None
         self._governed: Governed | None = None
         self._presence = environment.enter(path, read_only=read_only, must_exist=must_exist, map_bytes=map_bytes)
@@ -106,7 +108,7 @@ class LmdbNames:
 
     def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
         """See :meth:`NameIndex.bind_later`."""
-        rows = [(name.row, values.value_of(name, binding)) for name, binding in bindings]
+        rows = [(name.row, self._recent.value_of(name, binding)) for name, binding in bindings]
 
         def write(transaction: "lmdb.Transaction[bytes]") -> None:
             put = [one for one in rows if overwrite or not self._is_bound(transaction, one[0])]
@@ -131,7 +133,7 @@ class LmdbNames:
             raise self._unread(error) from error
         if value is not None:
             try:
-                return values.binding_of(row, value)
+                return self._recent.binding_of(row, value)
             except values.Damaged as damage:
                 self._report(row, damage)
         raise NameNotFound(f"{name.key[:200]!r} is not bound")

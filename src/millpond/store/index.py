@@ -47,6 +47,9 @@ class SegmentState(IntEnum):
     """Eviction is taking its entries away: what still points here counts as missing."""
 
 
+_STATES = {int(state): state for state in SegmentState}
+
+
 class Entry(NamedTuple):
     """Where one blob lies."""
 
@@ -98,12 +101,38 @@ class SegmentRow(NamedTuple):
     def decode(cls, value: bytes) -> "SegmentRow":
         """The inverse of :meth:`encode`."""
         state, suspect, _, incarnation, end, synced_to, live_bytes, live_count = _SEGMENT_ROW.unpack(value)
-        return cls(SegmentState(state), end, synced_to, live_bytes, live_count, incarnation, bool(suspect))
+        return cls(_STATES[state], end, synced_to, live_bytes, live_count, incarnation, bool(suspect))
 
     @property
     def holds(self) -> bool:
         """Whether its blobs count as present."""
         return self.state is not SegmentState.SWEEPING and not self.suspect
+
+
+class _Reading:
+    """See :meth:`Index.reading`. No generator: that would cost more than most of what is read."""
+
+    __slots__ = ("_env", "_txn")
+
+    def __init__(self, env: lmdb.Environment) -> None:
+        self._env = env
+
+    def __enter__(self) -> Transaction:
+        try:
+            self._txn = self._env.begin()
+        except lmdb.Error as failure:
+            raise self._unreadable(failure) from failure
+        return self._txn
+
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        self._txn.abort()
+        if isinstance(failure, lmdb.Error):
+            raise self._unreadable(failure) from failure
+
+    def _unreadable(self, failure: lmdb.Error) -> NotReady:
+        environment.heed(failure, reading=True)
+        seldom.say(logging.ERROR, "read", f"the index cannot be read: {failure}")
+        return NotReady("the cache cannot be read now: try again in a few seconds")
 
 
 class Index:
@@ -161,20 +190,13 @@ class Index:
                 txn, self._tables, rows, lambda size, grow: within(txn, size, grow), more_pages=self._left_pages
             )
 
-    @contextmanager
-    def reading(self) -> Iterator[Transaction]:
+    def reading(self) -> "_Reading":
         """A read transaction. Never across an ``await``.
 
         Raises:
             NotReady: the index cannot be read.
         """
-        try:
-            with self.env.begin() as txn:
-                yield txn
-        except lmdb.Error as failure:
-            environment.heed(failure, reading=True)
-            seldom.say(logging.ERROR, "read", f"the index cannot be read: {failure}")
-            raise NotReady("the cache cannot be read now: try again in a few seconds") from failure
+        return _Reading(self.env)
 
     def find(self, txn: Transaction, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The encoded entries of those of ``keys`` that are listed in segments that hold."""

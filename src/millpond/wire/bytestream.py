@@ -15,7 +15,7 @@ from millpond.wire import layout
 from millpond.wire.calling import Caller, decode
 from millpond.wire.gate import Gate
 from millpond.wire.receiving import Receiver, Turns
-from millpond.wire.rpc import Context
+from millpond.wire.rpc import Context, Parts
 
 SERVICE = bytestream_pb2.DESCRIPTOR.services_by_name["ByteStream"]
 
@@ -29,7 +29,7 @@ class ByteStreamServicer:
         self._uploads = 0
         self._turns = Turns()
 
-    async def read(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+    async def read(self, raw: bytes, context: Context) -> AsyncGenerator[Parts, None]:
         """``Read``."""
         admission = self._gate.admission()
         principal = context.principal

@@ -6,9 +6,11 @@ handler waits for, count as consumed when they come.
 """
 
 import asyncio
+import functools
+import types
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol
 
 import grpc
 
@@ -18,7 +20,7 @@ from millpond.services.access import Principal
 from millpond.store.interface import Bytes
 from millpond.wire.errors import OK, Status, status_of
 from millpond.wire.inflow import Inflow, Message
-from millpond.wire.rpc import Rpc
+from millpond.wire.rpc import Parts, Rpc
 
 _WIDE_BYTES = limits.STREAM_WINDOW_BYTES // 2
 """A message of up to this size always fits into the window: at least so much of it has been given back (RFC 9113 §6.9)."""
@@ -45,7 +47,7 @@ class Line(Protocol):
     def consumed(self, stream_id: int, size_bytes: int) -> None:
         """The peer may send as much again."""
 
-    def send(self, call: "Call", message: Bytes) -> None:
+    def send(self, call: "Call", message: Parts) -> None:
         """Queue a message of the answer."""
 
     def unsent_bytes(self, stream_id: int) -> int:
@@ -56,6 +58,22 @@ class Line(Protocol):
 
     def when_it_may_answer(self, begin: Callable[[], None]) -> None:
         """Call ``begin`` as soon as the peer has taken enough of what it was answered before."""
+
+
+@types.coroutine
+def _rest_of(begun: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """``begun`` from where it awaits, as if it had been a task from the beginning (PEP 342, PEP 492)."""
+    while True:
+        try:
+            came = yield awaited
+        except BaseException as error:
+            step: Callable[[], Any] = functools.partial(begun.throw, error)
+        else:
+            step = functools.partial(begun.send, came)
+        try:
+            awaited = step()
+        except StopIteration:
+            return
 
 
 class Call:
@@ -184,7 +202,7 @@ class Call:
             self._consume()
         return message
 
-    async def write(self, message: Bytes) -> None:
+    async def write(self, message: Parts) -> None:
         """Send a message, and wait while the peer takes nothing."""
         self._line.send(self, message)
         while self._is_full():
@@ -209,10 +227,17 @@ class Call:
         return self._make_way()
 
     def _start(self, request: bytes) -> None:
-        if not self.over:
-            self._task = asyncio.get_running_loop().create_task(self._run(request))
-            self._line.running.add(self._task)
-            self._task.add_done_callback(self._line.running.discard)  # one that never began has no other end
+        """Answer. What needs not wait for anything is answered at once; only what does becomes a task."""
+        if self.over:
+            return
+        answering = self._run(request)
+        try:
+            awaited = answering.send(None)
+        except StopIteration:
+            return
+        self._task = asyncio.get_running_loop().create_task(_rest_of(answering, awaited))
+        self._line.running.add(self._task)
+        self._task.add_done_callback(self._line.running.discard)
 
     async def _run(self, request: bytes) -> None:
         answer, status = None, OK

@@ -19,7 +19,7 @@ from millpond.wire import layout
 from millpond.wire.calling import Caller, decode
 from millpond.wire.errors import code_number
 from millpond.wire.gate import Gate, check_function
-from millpond.wire.rpc import Context
+from millpond.wire.rpc import Context, Parts
 from millpond.wire.tree_pages import TreePages
 
 Admit = Callable[[str], Reader]
@@ -75,7 +75,7 @@ class ContentAddressableStorageServicer:
         call = self._caller.briefly if len(raw) <= _ON_LOOP_BYTES else self._caller.computing
         return await call(answer, functools.partial(admission.reader, principal), raw)
 
-    async def get_tree(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+    async def get_tree(self, raw: bytes, context: Context) -> AsyncGenerator[Parts, None]:
         """``GetTree``."""
         admission = self._gate.admission()
         principal = context.principal
@@ -85,7 +85,7 @@ class ContentAddressableStorageServicer:
         root = Digest.parse(request.root_digest.hash, request.root_digest.size_bytes)
         pages = TreePages(reader, root, page_size=request.page_size, page_token=request.page_token)
         while (page := await self._caller.reading(pages.next_page)) is not None:
-            yield page
+            yield (page,)
 
     async def split_blob(self, raw: bytes, context: Context) -> bytes:
         """``SplitBlob``: not yet."""

@@ -24,13 +24,13 @@ from millpond.wire.call import Call
 from millpond.wire.errors import OK, Status
 from millpond.wire.inflow import Inflow
 from millpond.wire.opening import BEGIN, Fields, Refused, opening_of
-from millpond.wire.rpc import Rpc
+from millpond.wire.rpc import Parts, Rpc
 
 _LOG = logging.getLogger(__name__)
 _READ_BYTES = 256 * limits.KIB
 _FLUSH_BYTES = 256 * limits.KIB
 _JOINED_BYTES = 16 * limits.KIB
-"""A message up to this size is copied behind its prefix; of a larger one both are sent as they lie."""
+"""A message up to this size is copied behind its prefix; of a larger one the last part is sent as it lies."""
 _CONNECTION_WINDOW_BYTES = 1 << 30
 """More than all streams' windows: each stream has its own bound, and none is to wait for another one's handler."""
 _FINAL_SECONDS = 1.0
@@ -201,12 +201,12 @@ class Connection(asyncio.BufferedProtocol):
                 self._h2.acknowledge_received_data(size_bytes, stream_id)
             self._flush()
 
-    def send(self, call: Call, message: Bytes) -> None:
+    def send(self, call: Call, message: Parts) -> None:
         """Queue a message of the answer. It is sent with what follows at once, or else in a moment."""
         if not self._gone and not call.over:
             with self._broken_off:
                 self._queue(call, message)
-            if len(message) > _JOINED_BYTES:
+            if len(message[-1]) > _JOINED_BYTES:
                 self._flush()
             else:
                 self._flush_soon()
@@ -221,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         with self._broken_off:
             if answer is not None:
-                self._queue(call, answer)
+                self._queue(call, (answer,))
             trailers = _OK_TRAILERS if status is OK else status.trailers()
             if call.begun_answer:
                 self._h2.send_trailers(call.stream_id, trailers)
@@ -229,7 +229,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._h2.send_response(call.stream_id, BEGIN + trailers, end_stream=True)
         if not call.ended:
             self._answered_early.add(call.stream_id)
-        self._flush_soon()
+        if self._calls:
+            self._flush_soon()
+        else:
+            self._flush()
 
     def when_it_may_answer(self, begin: Callable[[], None]) -> None:
         """Call ``begin`` as soon as the peer has taken enough of what it was answered before."""
@@ -286,16 +289,16 @@ class Connection(asyncio.BufferedProtocol):
             if ended:
                 self._answered_early.discard(stream_id)
 
-    def _queue(self, call: Call, message: Bytes) -> None:
+    def _queue(self, call: Call, message: Parts) -> None:
         if not call.begun_answer:
             call.begun_answer = True
             self._h2.send_response(call.stream_id, BEGIN)
-        prefix = prefix_of(len(message))
-        if len(message) <= _JOINED_BYTES:
-            self._h2.send_data(call.stream_id, b"".join((prefix, message)))
+        size = sum(map(len, message))
+        if size <= _JOINED_BYTES:
+            self._h2.send_data(call.stream_id, b"".join((prefix_of(size), *message)))
         else:
-            self._h2.send_data(call.stream_id, prefix)
-            self._h2.send_data(call.stream_id, message)
+            self._h2.send_data(call.stream_id, b"".join((prefix_of(size), *message[:-1])))
+            self._h2.send_data(call.stream_id, message[-1])
 
     def _flush_soon(self) -> None:
         """Send what other calls add at this moment with it: a system call costs more than all else that a small one takes."""

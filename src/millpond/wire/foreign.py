@@ -37,7 +37,7 @@ class _MessageContext:
 
     async def write(self, message: Any) -> None:
         """Send a message of a stream."""
-        await self._context.write(self._serialize(message))
+        await self._context.write((self._serialize(message),))
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
         """End the call."""
@@ -60,7 +60,7 @@ def _answer_of(handler: Any) -> Callable[[bytes, Context], Any]:
 
     async def converse(_: bytes, context: Context) -> None:
         async for message in handler.stream_stream(requests(context), _MessageContext(context, serialize)):
-            await context.write(serialize(message))
+            await context.write((serialize(message),))
 
     if handler.unary_unary is not None:
         return unary

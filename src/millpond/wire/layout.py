@@ -188,9 +188,9 @@ def batch_read_items(blobs: Sequence[Digest], contents: Iterable[Bytes]) -> list
     return parts
 
 
-def read_response(data: Bytes) -> bytes:
-    """A ``ReadResponse``."""
-    return b"".join((_DATA_10, varint(len(data)), data))
+def read_response(data: Bytes) -> tuple[bytes, Bytes]:
+    """A ``ReadResponse``, in two parts, so that the data is sent as it lies."""
+    return _DATA_10 + varint(len(data)), data
 
 
 class WriteMessage(NamedTuple):

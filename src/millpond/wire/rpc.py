@@ -1,6 +1,6 @@
 """What an RPC is to those who answer it: its name, its shape, and the call that a handler is given."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
@@ -8,6 +8,9 @@ from typing import Protocol
 
 from millpond.services.access import Principal
 from millpond.store.interface import Bytes
+
+Parts = Sequence[Bytes]
+"""A message in one or several pieces, so that what is large need not be copied behind what is small."""
 
 
 class Context(Protocol):
@@ -24,7 +27,7 @@ class Context(Protocol):
     async def read(self) -> bytes | None:
         """The next message of a stream; None after the last."""
 
-    async def write(self, message: Bytes) -> None:
+    async def write(self, message: Parts) -> None:
         """Send a message of a stream. Waits while the peer takes nothing."""
 
 
@@ -39,7 +42,7 @@ class Access(Enum):
 
 Answer = Callable[[bytes, Context], Awaitable[Bytes | None]]
 """Answers a call with one message, or after having written several with None. A stream is read from the context."""
-Stream = Callable[[bytes, Context], AsyncGenerator[Bytes, None]]
+Stream = Callable[[bytes, Context], AsyncGenerator[Parts, None]]
 
 
 @dataclass(frozen=True, slots=True)

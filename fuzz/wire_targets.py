@@ -75,6 +75,9 @@ class _Transport:
     def close(self) -> None:
         self.closed = True
 
+    def abort(self) -> None:
+        self.closed = True
+
 
 async def _echo(request: bytes, _: Context) -> bytes:
     return request

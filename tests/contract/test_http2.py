@@ -270,3 +270,140 @@ def test_the_last_word_of_a_server_is_heard_by_calls_that_run(tmp_path_factory: 
         assert busy.is_cut()
         assert idle.until(lambda: any(isinstance(event, ngh2.GoAwayReceived) for event in idle.events))
         assert idle.is_cut()
+
+
+def running(server: LoopbackServer) -> int:
+    return len(server._edge._shared.running)
+
+
+def comes_true(what: object, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_no_handler_is_remembered_that_was_cancelled_before_it_began(server: LoopbackServer) -> None:
+    """A deadline that has passed, or HEADERS and RST_STREAM in one packet."""
+    with BarePeer(server.port) as peer:
+        late = peer.begin(WRITE, fields=[(b"grpc-timeout", b"0n")])
+        assert code(peer, late) == "DEADLINE_EXCEEDED"
+        headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", WRITE.encode()), (b":authority", b"pond")]
+        stream = peer.h2.send_request([*headers, (b"content-type", b"application/grpc")])
+        burst = peer.h2.data_to_send()
+        peer.h2.reset_stream(stream)
+        peer.socket.sendall(burst + peer.h2.data_to_send())
+        assert code(peer, peer.call(CAPABILITIES)) == "OK"
+    assert comes_true(lambda: not running(server))
+
+
+def raw_peer(server: LoopbackServer) -> socket.socket:
+    """One who has said hello."""
+    peer = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+    return peer
+
+
+def test_who_breaks_http2_and_then_says_nothing_is_hung_up_on(server: LoopbackServer) -> None:
+    with raw_peer(server) as broken:
+        broken.sendall(b"\0\0\1\0\0\0\0\0\0x")  # DATA on stream 0
+        while broken.recv(1000):
+            pass
+
+
+def test_a_stream_that_http2_ended_ends_its_call_and_spoils_nothing(server: LoopbackServer) -> None:
+    """More data than content-length said: HTTP/2 resets the stream, and the peer says nothing more."""
+    with BarePeer(server.port) as peer:
+        for path in (CAPABILITIES, WRITE):
+            stream = peer.begin(path, fields=[(b"content-length", b"6"), (b"grpc-timeout", b"100m")])
+            peer.send(stream, framed(bytes(20))[:5])
+            peer.send(stream, bytes(3))
+            assert peer.until(lambda stream=stream: bool(peer.of(stream, ngh2.StreamReset)))  # type: ignore[misc]
+        assert comes_true(lambda: not any(one._calls for one in server.connections()))
+        for _ in range(3):
+            server.look()
+        assert comes_true(lambda: not running(server))
+
+
+def test_who_leaves_the_transport_full_is_let_go_of(server: LoopbackServer, blob: tuple[str, bytes]) -> None:
+    """Its windows are open, so that what it does not take lies in the transport, which would keep it for ever."""
+    request = framed(bytestream_pb2.ReadRequest(resource_name=blob[0]).SerializeToString())
+    with BarePeer(server.port, auto_window_update=False) as peer:
+        peer.h2.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 2**31 - 1})
+        peer.h2.set_local_window_size(2**31 - 1)
+        streams = [peer.begin(READ) for _ in range(8)]
+        for stream in streams:
+            peer.send(stream, request, end=True)
+        assert comes_true(lambda: any(one._paused for one in server.connections()))
+        for _ in range(3):
+            server.look()
+        assert comes_true(lambda: not server.connections())  # not a byte was read meanwhile
+        assert comes_true(lambda: not running(server))
+
+
+def test_one_who_takes_no_answers_but_pings_is_let_go_of(server: LoopbackServer, blob: tuple[str, bytes]) -> None:
+    request = bytestream_pb2.ReadRequest(resource_name=blob[0]).SerializeToString()
+    with BarePeer(server.port, auto_window_update=False) as peer:
+        stream = peer.call(READ, request)
+        peer.until(lambda: len(peer.data(stream)) > 60_000)
+        for _ in range(3):
+            before = len(peer.events)
+            peer.h2.ping()
+            peer.flush()
+            peer.until(lambda before=before: len(peer.events) > before)  # type: ignore[misc]
+            server.look()
+        assert peer.is_cut()
+
+
+def test_a_broken_connection_does_not_spoil_the_drain(tmp_path_factory: pytest.TempPathFactory) -> None:
+    server = LoopbackServer(tmp_path_factory.mktemp("drained") / "repo")
+    with BarePeer(server.port) as busy, raw_peer(server):
+        stream = busy.begin(WRITE)
+        assert comes_true(lambda: any(one._calls for one in server.connections()))
+        (other,) = [one for one in server.connections() if not one._calls]
+        server._loop.call_soon_threadsafe(other._h2.terminate_connection)
+        server.stop()
+        assert code(busy, stream) == "UNAVAILABLE"
+
+
+def test_what_is_packed_takes_no_memory_before_somebody_wants_it(server: LoopbackServer) -> None:
+    packed = gzip.compress(bytes(limits.RECEIVE_BYTES))
+    message = b"\1" + len(packed).to_bytes(4) + packed
+    with BarePeer(server.port) as peer:
+        for path in (CAPABILITIES, WRITE):
+            peer.send(peer.begin(path, fields=[(b"grpc-encoding", b"gzip")]), message)
+        assert comes_true(lambda: sum(len(one._calls) for one in server.connections()) == 1)  # the Write is over
+        (call,) = [call for one in server.connections() for call in one._calls.values()]
+        assert comes_true(lambda: bool(call._messages))
+        assert sum(map(len, call._messages)) < 2 * len(packed)
+
+
+def test_answers_that_are_made_at_once_are_no_more_than_one_by_one(
+    server: LoopbackServer, blob: tuple[str, bytes]
+) -> None:
+    request = framed(bytestream_pb2.ReadRequest(resource_name=blob[0]).SerializeToString())
+    with BarePeer(server.port, auto_window_update=False) as peer:
+        peer.h2.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 0})
+        peer.flush()
+        for _ in range(100):
+            stream = peer.h2.send_request(
+                [(b":method", b"POST"), (b":scheme", b"http"), (b":path", READ.encode()), (b":authority", b"pond"),
+                 (b"content-type", b"application/grpc")]
+            )  # fmt: skip
+            peer.h2.send_data(stream, request, end_stream=True)
+        peer.flush()
+        assert comes_true(lambda: any(len(one._held) > 50 for one in server.connections()))
+        time.sleep(0.5)
+        (connection,) = server.connections()
+        assert connection._h2.queued_body_size() < limits.UNSENT_PER_CONNECTION_BYTES + 4 * limits.CHUNK_BYTES
+
+
+def test_uploads_that_say_nothing_hold_up_no_other(server: LoopbackServer) -> None:
+    with BarePeer(server.port) as silent, Client(server.target) as client:
+        for _ in range(200):
+            silent.begin(WRITE)
+        began = time.monotonic()
+        client.upload(bytes(3 * limits.MIB))
+        assert time.monotonic() - began < 5

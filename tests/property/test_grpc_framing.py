@@ -34,7 +34,7 @@ def test_messages_come_out_as_they_went_in_wherever_they_are_cut(messages: list[
     wire = b"".join(prefix_of(len(message)) + message for message in messages)
     deframer, out, came = Deframer(LIMIT), [], 0
     for piece in cut(wire, places):
-        out += deframer.feed(piece)
+        out += map(deframer.unpacked, deframer.feed(piece))
         came += len(piece)
         assert sum(5 + len(message) for message in out) + deframer.pending_bytes == came
     assert out == messages
@@ -50,7 +50,7 @@ def test_packed_messages_and_others_may_take_turns(messages: list[bytes], places
         wire += bytes([number % 2]) + len(sent).to_bytes(4) + sent
     deframer, out = Deframer(LIMIT, encoding.encode()), []
     for piece in cut(wire, places):
-        out += deframer.feed(piece)
+        out += map(deframer.unpacked, deframer.feed(piece))
     assert out == messages
 
 
@@ -59,7 +59,7 @@ def test_noise_is_refused_or_waited_for(noise: bytes, places: list[int], encodin
     deframer, out = Deframer(LIMIT, encoding), []
     try:
         for piece in cut(noise, places):
-            out += deframer.feed(piece)
+            out += map(deframer.unpacked, deframer.feed(piece))
     except (MessageTooLarge, UnreadableMessage):
         return
     assert all(len(message) <= LIMIT for message in out)
@@ -72,12 +72,17 @@ def test_a_message_of_the_limit_comes_and_one_more_byte_is_refused_when_it_is_an
         Deframer(LIMIT).feed(prefix_of(LIMIT + 1))
 
 
+def unpack(deframer: Deframer, packed: bytes) -> bytes:
+    (message,) = deframer.feed(b"\1" + len(packed).to_bytes(4) + packed)
+    return deframer.unpacked(message)
+
+
 @pytest.mark.parametrize("size", [LIMIT + 1, 10**8])
 def test_what_unpacks_to_more_than_the_limit_is_refused(size: int) -> None:
     packed = gzip.compress(bytes(size))
     limit = max(LIMIT, len(packed))
     with pytest.raises(MessageTooLarge):
-        Deframer(limit, b"gzip").feed(b"\1" + len(packed).to_bytes(4) + packed)
+        unpack(Deframer(limit, b"gzip"), packed)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_what_unpacks_to_more_than_the_limit_is_refused(size: int) -> None:
 def test_what_does_not_unpack_is_refused(damage: object) -> None:
     packed = damage(gzip.compress(b"true"))  # type: ignore[operator]
     with pytest.raises(UnreadableMessage):
-        Deframer(LIMIT, b"gzip").feed(b"\1" + len(packed).to_bytes(4) + packed)
+        unpack(Deframer(LIMIT, b"gzip"), packed)
 
 
 def test_a_message_is_packed_only_in_a_call_that_says_how() -> None:
@@ -118,3 +123,11 @@ def test_the_text_of_a_status_is_plain_ascii_and_nothing_of_it_is_lost(text: str
     from urllib.parse import unquote_to_bytes
 
     assert unquote_to_bytes(encoded) == text.encode(errors="replace")
+
+
+def test_crumbs_take_what_they_are_long() -> None:
+    deframer = Deframer(10**6)
+    deframer.feed(prefix_of(10**5))
+    for _ in range(50_000):
+        deframer.feed(b"x")
+    assert len(deframer._buffer) < 10

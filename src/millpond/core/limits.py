@@ -128,7 +128,7 @@ STREAM_WINDOW_BYTES = 256 * KIB
 FRAME_BYTES = 256 * KIB
 """The largest frame that is accepted (RFC 9113 §4.2): gRPC clients then send large messages in fewer pieces."""
 
-INFLOW_BYTES = 8 * RECEIVE_BYTES
+INFLOW_BYTES = 3 * RECEIVE_BYTES
 """For requests on their way in that are larger than a stream's window, in one worker; more of them wait their turn."""
 
 UNSENT_BYTES = 1 * MIB
@@ -138,12 +138,12 @@ UNSENT_PER_CONNECTION_BYTES = 16 * MIB
 """While a peer has not taken so much of its answers, its further requests wait."""
 
 MESSAGES_IN_HAND = 6
-"""Write messages that one worker receives or stores at once. A message of up to ``RECEIVE_BYTES`` is held while it
-comes, so a hundred uploads would hold a hundred; casd's messages have 2 MiB."""
+"""Write messages that one worker stores at once; casd's have 2 MiB. What waits for its turn has room in its stream's window,
+or of ``INFLOW_BYTES``."""
 
 MESSAGE_PATIENCE_SECONDS = 1.0
-"""How long an upload may keep its turn while its message comes; then the turn passes on, so that peers which stall do not
-hold up the others."""
+"""How long room is kept for a large message of which nothing comes; then it passes on, so that peers which stall do not hold
+up the others."""
 
 LOOKUPS_ON_LOOP = 256
 """Look-ups that may be done on the event loop; more go to a thread."""

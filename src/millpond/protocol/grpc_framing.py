@@ -14,6 +14,9 @@ from urllib.parse import quote_from_bytes
 PREFIX_BYTES = 5
 """Before each message: a byte that says whether it is packed, and its length (four bytes, big-endian)."""
 
+_PART_BYTES = 4096
+"""A part of a message that is shorter is copied to the others: each object of its own takes hundreds of bytes."""
+
 IDENTITY = b"identity"
 ENCODINGS = b"identity, deflate, gzip"
 """``grpc-accept-encoding``: what a peer may pack its messages with."""
@@ -38,6 +41,17 @@ class UnknownEncoding(Exception):
     """A call whose messages are packed in a way that is not among ``ENCODINGS``."""
 
 
+class Packed(bytes):
+    """A message as it came, that is to be unpacked when somebody takes it: it may be a thousand times as long then."""
+
+    __slots__ = ()
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that it unpacks to (zlib's technical notes: 1032 to 1)."""
+        return 1032 * len(self)
+
+
 class Deframer:
     """Cuts the data of one stream into messages.
 
@@ -57,7 +71,7 @@ class Deframer:
             raise UnknownEncoding
         self._limit_bytes = limit_bytes
         self._encoding = encoding
-        self._buffer: list[bytes | memoryview] = []
+        self._buffer: list[bytearray | memoryview] = []
         self._have = 0
         self._need = PREFIX_BYTES
         self._packed = False
@@ -78,7 +92,7 @@ class Deframer:
 
         Raises:
             MessageTooLarge: one is announced that is.
-            UnreadableMessage: one cannot be unpacked.
+            UnreadableMessage: one is packed and must not be.
         """
         # Most messages come alone and whole.
         if self.is_empty and len(data) >= PREFIX_BYTES and not data[0]:
@@ -94,16 +108,24 @@ class Deframer:
             missing = self._need - self._have
             if len(rest) < missing:
                 if rest:
-                    self._buffer.append(rest)
-                    self._have += len(rest)
+                    self._keep(rest)
                 return messages
             whole, rest = b"".join((*self._buffer, rest[:missing])), rest[missing:]
             self._buffer, self._have = [], 0
             if self.in_progress_bytes:
-                messages.append(self._unpacked(whole) if self._packed else whole)
+                messages.append(Packed(whole) if self._packed else whole)
                 self._need, self.in_progress_bytes = PREFIX_BYTES, 0
             else:
                 self._begin(whole)
+
+    def _keep(self, part: memoryview) -> None:
+        self._have += len(part)
+        if len(part) >= _PART_BYTES:
+            self._buffer.append(part)
+        elif self._buffer and isinstance(self._buffer[-1], bytearray):
+            self._buffer[-1] += part
+        else:
+            self._buffer.append(bytearray(part))
 
     def _begin(self, prefix: bytes) -> None:
         length = int.from_bytes(prefix[1:])
@@ -117,7 +139,15 @@ class Deframer:
         if length > self._limit_bytes:
             raise MessageTooLarge
 
-    def _unpacked(self, packed: bytes) -> bytes:
+    def unpacked(self, packed: bytes) -> bytes:
+        """A message for whoever takes it.
+
+        Raises:
+            MessageTooLarge: it is.
+            UnreadableMessage: it cannot be unpacked.
+        """
+        if not isinstance(packed, Packed):
+            return packed
         stream = zlib.decompressobj(_WINDOW_BITS[self._encoding])
         try:
             message = stream.decompress(packed, self._limit_bytes + 1)

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import grpc
 
 from millpond.core import limits
-from millpond.protocol.grpc_framing import Deframer, MessageTooLarge, UnreadableMessage
+from millpond.protocol.grpc_framing import Deframer, MessageTooLarge, Packed, UnreadableMessage
 from millpond.services.access import Principal
 from millpond.store.interface import Bytes
-from millpond.wire.errors import OK, Status, status_of
+from millpond.wire.errors import OK, Ended, Status, status_of
 from millpond.wire.inflow import Inflow, Message
 from millpond.wire.rpc import Parts, Rpc
 
@@ -31,6 +31,7 @@ _TOO_LARGE = Status(
 _UNREADABLE = Status(grpc.StatusCode.INTERNAL, "a message is not packed as the call's grpc-encoding says")
 _CUT_OFF = Status(grpc.StatusCode.INVALID_ARGUMENT, "the call ended in the middle of a message")
 _NOT_ONE = Status(grpc.StatusCode.UNIMPLEMENTED, "this method takes exactly one message")
+_IN_THE_WAY = Status(grpc.StatusCode.UNAVAILABLE, "a large message stood still while others waited: try again")
 _STALLED = Status(grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing came for {limits.UPLOAD_STALL_SECONDS} s")
 
 
@@ -56,8 +57,11 @@ class Line(Protocol):
     def finish(self, call: "Call", answer: Bytes | None, status: Status) -> None:
         """Queue the end of the call, after its ``answer`` if there is one."""
 
-    def when_it_may_answer(self, begin: Callable[[], None]) -> None:
-        """Call ``begin`` as soon as the peer has taken enough of what it was answered before."""
+    def may_answer(self) -> bool:
+        """Whether the peer has taken enough of what it was answered before."""
+
+    async def until_it_may_answer(self) -> None:
+        """Wait for that, or until it is worth asking again."""
 
 
 @types.coroutine
@@ -146,6 +150,8 @@ class Call:
             return self.end(_TOO_LARGE)
         except UnreadableMessage:
             return self.end(_UNREADABLE)
+        if self._messages and self._message is not None:  # it is here
+            self._open, self._message.came_bytes = False, self._message.size_bytes
         self.ended = ended
         if ended and not self._deframer.is_empty:
             return self.end(_CUT_OFF)
@@ -180,12 +186,13 @@ class Call:
         self.over = True
         self._release()
         if self._task is not None:
-            self._task.cancel()
+            task, self._task = self._task, None  # which may keep its request in the frame that it was cancelled in
+            task.cancel()
 
     # -- for handlers ------------------------------------------------------------------------------------------------
 
-    async def read(self) -> bytes | None:
-        """The next message of the request; None after the last."""
+    async def arrived(self) -> None:
+        """Wait until the next message of the request is here, or there is none."""
         if not self._messages and not self.ended:
             self._wants = True
             self._make_way()
@@ -195,12 +202,17 @@ class Call:
             finally:
                 self._reader = None
             self._wants = False
+
+    async def read(self) -> bytes | None:
+        """The next message of the request; None after the last."""
+        await self.arrived()
         if not self._messages:
             return None
         message = self._messages.popleft()
         if not self._messages:
+            self._release()
             self._consume()
-        return message
+        return self._unpacked(message)
 
     async def write(self, message: Parts) -> None:
         """Send a message, and wait while the peer takes nothing."""
@@ -221,27 +233,55 @@ class Call:
             self._consume()
             if len(self._messages) != 1:
                 return self.end(_NOT_ONE)
-            return self._line.when_it_may_answer(lambda: self._start(self._messages.popleft()))
+            message = self._messages[0]
+            if isinstance(message, Packed) and message.most_bytes > _WIDE_BYTES and self._message is None:
+                most = min(message.most_bytes, limits.RECEIVE_BYTES)
+                self._message = Message(self._line, most, self._start_request_soon, came_bytes=most)
+                return self._line.inflow.ask(self._message)
+            return self._start_request()
         if len(self._messages) > 1:
             return self.end(_NOT_ONE)
         return self._make_way()
 
+    def _start_request_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._start_request)
+
+    def _start_request(self) -> None:
+        if not self.over:
+            self._start(self._messages.popleft())
+
+    def _unpacked(self, message: bytes) -> bytes:
+        try:
+            return self._deframer.unpacked(message)
+        except MessageTooLarge:
+            raise Ended(_TOO_LARGE) from None
+        except UnreadableMessage:
+            raise Ended(_UNREADABLE) from None
+
     def _start(self, request: bytes) -> None:
-        """Answer. What needs not wait for anything is answered at once; only what does becomes a task."""
-        if self.over:
-            return
+        """Answer. A request that needs not wait for anything is answered at once; only what does becomes a task."""
         answering = self._run(request)
+        if self._rpc.reads:
+            self._go_on_as(asyncio.get_running_loop().create_task(answering))
+            return
         try:
             awaited = answering.send(None)
         except StopIteration:
             return
-        self._task = asyncio.get_running_loop().create_task(_rest_of(answering, awaited))
-        self._line.running.add(self._task)
-        self._task.add_done_callback(self._line.running.discard)
+        self._go_on_as(asyncio.get_running_loop().create_task(_rest_of(answering, awaited)))
+
+    def _go_on_as(self, task: "asyncio.Task[None]") -> None:
+        self._task = task
+        self._line.running.add(task)
+        task.add_done_callback(self._line.running.discard)  # one that is cancelled before it begins has no other end
 
     async def _run(self, request: bytes) -> None:
         answer, status = None, OK
         try:
+            if not self._rpc.reads:
+                while not self._line.may_answer():
+                    await self._line.until_it_may_answer()
+                request = self._unpacked(request)
             answer = await self._rpc.answer(request, self)
         except asyncio.CancelledError:
             return  # whoever did that has said why, or nobody is there to be told
@@ -253,14 +293,20 @@ class Call:
             self._release()
 
     def _is_full(self) -> bool:
-        return not self.over and self._line.unsent_bytes(self.stream_id) > limits.UNSENT_BYTES
+        if self.over:
+            return False
+        return self._line.unsent_bytes(self.stream_id) > (limits.UNSENT_BYTES if self._line.may_answer() else 0)
 
     def _make_way(self) -> None:
         """Let the message that is wanted come, if the window is too small for it."""
         if self._message is not None:
-            self._message.came_bytes = self._deframer.pending_bytes
+            if not self._messages:
+                self._message.came_bytes = self._deframer.pending_bytes
         elif (size := self._deframer.in_progress_bytes) > _WIDE_BYTES:
-            self._message = Message(size, self._open_window, came_bytes=self._deframer.pending_bytes)
+            came = self._deframer.pending_bytes
+            self._message = Message(
+                self._line, size, self._open_window, self._close_window, lambda: self.end(_IN_THE_WAY), came
+            )
             self._line.inflow.ask(self._message)
 
     def _open_window(self) -> None:
@@ -268,9 +314,11 @@ class Call:
         size, self._unconsumed = self._unconsumed, 0
         self._line.consumed(self.stream_id, size)
 
+    def _close_window(self) -> None:
+        self._open = False
+
     def _consume(self) -> None:
         """All messages were taken; what is left is the beginning of the next one."""
-        self._release()
         size = self._unconsumed - self._deframer.pending_bytes
         if size > 0:
             self._unconsumed -= size

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection, as gRPC uses it (gRPC's ``PROTOCOL-HTTP2.md``; RFC 9113). The home of ``ngh2``.
+"""One HTTP/2 connection, as gRPC uses it (gRPC's ``PROTOCOL-HTTP2.md``; RFC 9113). A home of ``ngh2``.
 
 The rule: whatever a peer does, it is its own connection that suffers. What is kept for it is bounded: by its streams'
 windows on the way in, by ``limits.UNSENT_*`` on the way out; and who takes nothing, or does not even say hello, is let
@@ -16,10 +16,12 @@ import grpc
 import ngh2
 
 from millpond.core import limits
-from millpond.protocol.grpc_framing import prefix_of
+from millpond.protocol.grpc_framing import PREFIX_BYTES, prefix_of
 from millpond.services.access import Principal
+from millpond.sockets.accepting import GOODBYE_SECONDS
 from millpond.sockets.places import shown_certificates
 from millpond.store.interface import Bytes
+from millpond.wire.broken_off import BrokenOff
 from millpond.wire.call import Call
 from millpond.wire.errors import OK, Status
 from millpond.wire.inflow import Inflow
@@ -83,15 +85,14 @@ class Connection(asyncio.BufferedProtocol):
         self.inflow = shared.inflow
         self.running = shared.running
         self._h2 = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
-        self._broken_off = _BrokenOff(self)
+        self._broken_off = BrokenOff(self.give_up)
         self._calls: dict[int, Call] = {}
         self.writing: set[Call] = set()
         self._answered_early: set[int] = set()
-        self._held: deque[Callable[[], None]] = deque()
+        self._held: deque[asyncio.Future[None]] = deque()
         self._receiving = self._flush_is_due = self._paused = self._greeted = self._draining = self._gone = False
         self._looks = 0
-        self._stuck: tuple[int, int] = (0, 0)
-        self._sent_bytes = 0
+        self._left = self._queued_bytes = self._taken_bytes = self._buffered_bytes = 0
 
     # -- asyncio -----------------------------------------------------------------------------------------------------
 
@@ -158,10 +159,12 @@ class Connection(asyncio.BufferedProtocol):
         self._looks += 1
         if not self._greeted and self._looks > 1:
             return self.give_up("it did not say hello")
-        unsent = self._h2.queued_body_size() + self._transport.get_write_buffer_size()
-        if unsent and self._stuck == (unsent, self._sent_bytes):
+        # What acknowledges pings and settings is no answer, and whoever takes only that takes nothing.
+        unsent, buffered = self._h2.queued_body_size(), self._transport.get_write_buffer_size()
+        taken = self._queued_bytes - unsent
+        if self._left and unsent + buffered and taken == self._taken_bytes and buffered >= self._buffered_bytes:
             return self.give_up("it takes nothing of its answers")
-        self._stuck = unsent, self._sent_bytes
+        self._left, self._taken_bytes, self._buffered_bytes = unsent + buffered, taken, buffered
         for call in list(self._calls.values()):
             call.look()
         return self._flush()
@@ -188,9 +191,11 @@ class Connection(asyncio.BufferedProtocol):
             call.end(_STOPPING)
         self._say_goodbye()
 
-    def abort(self) -> None:
-        """Close now."""
+    def lose(self) -> None:
+        """Close now, and do not wait to hear of it."""
         self._transport.abort()
+        if not self._gone:
+            self.connection_lost(None)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -234,12 +239,19 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._flush()
 
-    def when_it_may_answer(self, begin: Callable[[], None]) -> None:
-        """Call ``begin`` as soon as the peer has taken enough of what it was answered before."""
-        if self._h2.queued_body_size() <= limits.UNSENT_PER_CONNECTION_BYTES:
-            begin()
-        else:
-            self._held.append(begin)
+    def may_answer(self) -> bool:
+        """Whether the peer has taken enough of what it was answered before."""
+        return self._gone or self._h2.queued_body_size() <= limits.UNSENT_PER_CONNECTION_BYTES
+
+    async def until_it_may_answer(self) -> None:
+        """Wait for that, or until it is worth asking again."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._held.append(waiter)
+        try:
+            await waiter
+        finally:
+            with suppress(ValueError):
+                self._held.remove(waiter)
 
     # -- within ------------------------------------------------------------------------------------------------------
 
@@ -294,6 +306,7 @@ class Connection(asyncio.BufferedProtocol):
             call.begun_answer = True
             self._h2.send_response(call.stream_id, BEGIN)
         size = sum(map(len, message))
+        self._queued_bytes += PREFIX_BYTES + size
         if size <= _JOINED_BYTES:
             self._h2.send_data(call.stream_id, b"".join((prefix_of(size), *message)))
         else:
@@ -315,14 +328,28 @@ class Connection(asyncio.BufferedProtocol):
             self._send_queued()
             if self._answered_early and self._end_early():
                 self._send_queued()
+            if self._hear_what_was_ended():
+                self._send_queued()
+            if not self._h2.want_read and not self._h2.want_write:
+                return self.give_up("HTTP/2 has ended it")
         for call in list(self.writing):
             call.taken()
         return self._go_on()
 
     def _send_queued(self) -> None:
-        while not self._paused and (data := self._h2.data_to_send(_FLUSH_BYTES)):
-            self._sent_bytes += len(data)
+        while not self._paused and not self._transport.is_closing() and (data := self._h2.data_to_send(_FLUSH_BYTES)):
             self._transport.write(data)
+
+    def _hear_what_was_ended(self) -> bool:
+        """Streams that HTTP/2 itself has ended, for a mistake of the peer's, are known when that was sent."""
+        events = self._h2.events()
+        self._receiving = True
+        try:
+            for event in events:
+                self._handle(event)
+        finally:
+            self._receiving = False
+        return bool(events)
 
     def _end_early(self) -> bool:
         """Tell peers that were answered before they had said all that they need not go on (RFC 9113 §8.1)."""
@@ -335,8 +362,9 @@ class Connection(asyncio.BufferedProtocol):
         return bool(sent)
 
     def _go_on(self) -> None:
-        while self._held and self._h2.queued_body_size() <= limits.UNSENT_PER_CONNECTION_BYTES:
-            self._held.popleft()()
+        while self._held and self.may_answer():
+            if not (waiter := self._held.popleft()).done():
+                waiter.set_result(None)
         if self._draining and not self._calls and not self._held and not self._h2.queued_body_size():
             self._transport.close()
 
@@ -354,24 +382,5 @@ class Connection(asyncio.BufferedProtocol):
             with suppress(ngh2.NGH2Error):
                 self._send_queued()
             self._transport.close()
-
-
-class _BrokenOff:
-    """What is queued for a peer that broke HTTP/2's rules meanwhile comes to nothing, and the connection ends.
-
-    A context manager that costs next to nothing: it stands around whatever is done for a call.
-    """
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        if not isinstance(error, ngh2.NGH2Error):
-            return False
-        self._connection.give_up(f"HTTP/2 broke off: {error}")
-        return True
+            # What the transport holds it would keep for ever for a peer that takes nothing.
+            asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._transport.abort)

@@ -22,8 +22,8 @@ _LOOK_EVERY_BYTES = 16 * limits.MIB
 class Turns:
     """Lets a bounded number of uploads receive and store a message at once, so that messages do not fill the memory.
 
-    A turn covers one message, from the wish for it until it is stored. A peer that does not send loses its turn after a
-    moment and goes on without one: it holds next to nothing while it stalls.
+    A turn covers one message, from when it is here until it is stored: a peer that does not send takes no turn from others.
+    What is here has room in its stream's window, or in :class:`millpond.wire.inflow.Inflow`.
     """
 
     def __init__(self) -> None:
@@ -37,22 +37,14 @@ class Turns:
             Stalled: nothing came for ``limits.UPLOAD_STALL_SECONDS``.
             InvalidRequest: not a ``WriteRequest``.
         """
-        await self._free.acquire()
-        held = True
-        coming = asyncio.ensure_future(context.read())
-        patience = min(limits.MESSAGE_PATIENCE_SECONDS, limits.UPLOAD_STALL_SECONDS)
         try:
-            if not (await asyncio.wait({coming}, timeout=patience))[0]:
-                self._free.release()
-                held = False
-                if not (await asyncio.wait({coming}, timeout=limits.UPLOAD_STALL_SECONDS))[0]:
-                    raise Stalled(f"nothing came for {limits.UPLOAD_STALL_SECONDS} s: resume the upload")
-            raw = coming.result()
+            async with asyncio.timeout(limits.UPLOAD_STALL_SECONDS):
+                await context.arrived()
+        except TimeoutError:
+            raise Stalled(f"nothing came for {limits.UPLOAD_STALL_SECONDS} s: resume the upload") from None
+        async with self._free:
+            raw = await context.read()
             yield None if raw is None else _decoded(raw)
-        finally:
-            coming.cancel()
-            if held:
-                self._free.release()
 
 
 def _decoded(raw: bytes) -> WriteMessage:

@@ -24,6 +24,9 @@ class Context(Protocol):
     def peer(self) -> str:
         """Where from, for logs: ``ipv4:127.0.0.1:40000``."""
 
+    async def arrived(self) -> None:
+        """Wait until :meth:`read` would not wait."""
+
     async def read(self) -> bytes | None:
         """The next message of a stream; None after the last."""
 

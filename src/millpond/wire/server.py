@@ -5,7 +5,7 @@ import functools
 import logging
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -65,6 +65,15 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
         return health_pb2.HealthListResponse(statuses=states)
 
 
+def _safely(connection: Connection, do: Callable[[], None]) -> None:
+    """What goes wrong with one connection is that one's end, and not that of what is done with the others."""
+    try:
+        do()
+    except Exception:
+        _LOG.exception("a bug in this server ended a connection of %s", connection.peer)
+        connection.lose()
+
+
 class EdgeServer:
     """One worker's gRPC server. For one event loop."""
 
@@ -112,13 +121,13 @@ class EdgeServer:
         for listening in self._listening:
             listening.close()
         for connection in list(self._shared.connections):
-            connection.drain()
+            _safely(connection, connection.drain)
         if not await self._are_gone(grace_seconds):
             for connection in list(self._shared.connections):
-                connection.end()
+                _safely(connection, connection.end)
             await self._are_gone(_LAST_WORDS_SECONDS)
         for connection in list(self._shared.connections):
-            connection.abort()
+            connection.lose()
         # What they began in threads is seen through: an interrupted upload is put away.
         if self._shared.running:
             await asyncio.wait(list(self._shared.running), timeout=grace_seconds or None)
@@ -155,7 +164,7 @@ class EdgeServer:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             for connection in list(self._shared.connections):
-                connection.look()
+                _safely(connection, connection.look)
 
     async def _look_at_inflow(self) -> None:
         while True:

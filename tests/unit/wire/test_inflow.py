@@ -13,8 +13,8 @@ class Peers:
         self.open: list[str] = []
         self.messages: dict[str, Message] = {}
 
-    def ask(self, name: str, size: int) -> None:
-        self.messages[name] = Message(size, lambda: self.open.append(name))
+    def ask(self, name: str, size: int, *, peer: str = "") -> None:
+        self.messages[name] = Message(peer or name, size, lambda: self.open.append(name))
         self.inflow.ask(self.messages[name])
 
     def over(self, name: str) -> None:
@@ -57,14 +57,65 @@ def test_what_a_stalled_message_does_not_use_is_given_to_others() -> None:
 def test_one_that_goes_on_after_all_is_counted_again() -> None:
     peers = Peers(100)
     peers.ask("late", 100)
-    peers.inflow.look()
-    peers.inflow.look()
+    peers.ask("other", 60)
     peers.messages["late"].came_bytes = 50
     peers.inflow.look()
-    peers.ask("next", 60)
     assert peers.open == ["late"]
+    peers.inflow.look()  # its window is closed
+    assert peers.open == ["late"]
+    peers.over("other")
+    assert peers.open == ["late", "late"]
+    peers.ask("next", 60)
     peers.over("late")
-    assert peers.open == ["late", "next"]
+    assert peers.open == ["late", "late", "next"]
     peers.over("next")
     peers.ask("all of it", 100)
     assert peers.open[-1] == "all of it"
+    peers.over("all of it")
+    assert peers.inflow.is_idle
+
+
+def test_a_peer_that_asks_for_much_keeps_nobody_waiting() -> None:
+    peers = Peers(100)
+    for number in range(20):
+        peers.ask(f"greedy {number}", 20, peer="greedy")
+    peers.ask("modest", 50)
+    assert peers.open == ["greedy 0", "greedy 1", "modest"]  # half of the room, and not more
+    peers.over("modest")
+    peers.over("greedy 0")
+    peers.ask("late", 20)
+    assert peers.open[3:] == ["greedy 2", "late"]
+    for name in list(peers.messages):
+        peers.over(name)
+    assert peers.inflow.is_idle
+
+
+def test_what_stands_still_may_not_come_after_all_beyond_the_room() -> None:
+    """Many that are announced, stall, and then all come."""
+    inflow, held, closed, ended = Inflow(100), [], [], []
+    for _ in range(20):
+        message = Message("", 50, lambda: None, lambda: closed.append(1), lambda: ended.append(1))
+        inflow.ask(message)
+        held.append(message)
+        inflow.look()
+        inflow.look()
+    assert len(closed) >= len(held) - 2  # of all but two the windows are closed again
+
+
+def test_when_what_stands_still_leaves_no_room_the_largest_goes() -> None:
+    inflow, ended = Inflow(100), []
+    small, large, late = (
+        Message(name, 60, lambda: None, give_up=lambda name=name: ended.append(name)) for name in "abc"
+    )
+    small.came_bytes = 20
+    inflow.ask(small)
+    inflow.look()
+    inflow.look()
+    large.came_bytes = 59
+    inflow.ask(large)
+    inflow.look()
+    inflow.look()
+    inflow.ask(late)
+    inflow.look()
+    inflow.look()
+    assert "b" in ended

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import lmdb
 
+from millpond.core import json_text
 from millpond.names import values
 from millpond.names.changes import Reading
 from millpond.names.notes import Broken, Pin, PinState
@@ -46,7 +47,7 @@ class _Table:
 
     def _fields(self, row: bytes, value: bytes) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(values.unseal(row, value)))
+            return dict(json_text.parse(values.unseal(row, value)))
         except (values.Damaged, ValueError) as damage:
             if row not in self._said:
                 self._said.add(row)

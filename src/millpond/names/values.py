@@ -17,6 +17,7 @@ binding, which keeps fields that it does not know.
 import json
 from hashlib import blake2b
 
+from millpond.core import json_text
 from millpond.core.names import Name, Namespace
 from millpond.names.binding import Binding
 
@@ -75,7 +76,7 @@ def entry_of(row: bytes, value: bytes) -> tuple[Name, Binding] | None:
     """
     head, _, encoded = unseal(row, value).partition(b"\n")
     try:
-        instance, kind, key = json.loads(head)
+        instance, kind, key = json_text.parse(head)
     except (ValueError, TypeError) as error:
         raise Damaged(f"no name: {error}") from error
     try:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from millpond.core import limits
+from millpond.core import json_text, limits
 from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import Digest
 from millpond.disk import locks
@@ -70,7 +70,7 @@ def holes(root: str) -> dict[int, set[int]]:
 
 def _noted(path: str) -> list[list[int]]:
     try:
-        return list(json.loads(Path(path).read_bytes()))
+        return list(json_text.parse(Path(path).read_bytes()))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as failure:
@@ -96,7 +96,7 @@ class Purge:
     def pending(self) -> set[Digest]:
         """What a purge that was cut off had begun with."""
         try:
-            rows = json.loads(Path(self._pending_path).read_bytes())
+            rows = json_text.parse(Path(self._pending_path).read_bytes())
             return {Digest(bytes.fromhex(key), size) for key, size in rows}
         except FileNotFoundError:
             return set()

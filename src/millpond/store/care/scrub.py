@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from millpond.core import json_text
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.store.care.verification import Step, verify
@@ -55,7 +56,7 @@ class Progress:
         """What was written at ``path``; the beginning where there is nothing that makes sense."""
         try:
             with open(path, "rb") as file:
-                values: dict[str, Any] = json.loads(file.read(_FILE_BYTES))
+                values: dict[str, Any] = json_text.parse(file.read(_FILE_BYTES))
             progress = cls(**{field.name: values[field.name] for field in fields(cls)})
         except (OSError, ValueError, TypeError, KeyError):
             return cls()

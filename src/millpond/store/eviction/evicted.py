@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from millpond.core import json_text
 from millpond.core.clock import Clock
 from millpond.disk.blocks import pieces
 from millpond.disk.group_writer import Transaction
@@ -118,7 +119,7 @@ class Teller:
 def last_eviction(uses: Uses) -> LastEviction | None:
     """What is remembered of the last eviction; None when there was none."""
     value = uses.remembered(_LAST)
-    return None if value is None else LastEviction(*json.loads(value))
+    return None if value is None else LastEviction(*json_text.parse(value))
 
 
 def in_words(age_ms: int) -> str:

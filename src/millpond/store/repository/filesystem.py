@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from millpond.core import limits
+from millpond.core import json_text, limits
 from millpond.core.errors import RefusedToStart
 
 # Types in /proc/self/mountinfo whose locks or memory maps are not coherent between hosts, or not there at all.
@@ -87,7 +87,7 @@ def check_inhabitants(path: str, repository: str) -> None:
         RefusedToStart: they are of another user, pid name space or host.
     """
     try:
-        theirs = json.loads(Path(path).read_text())
+        theirs = json_text.parse(Path(path).read_text())
     except ValueError:
         return
     differing = [fact for fact, value in _inhabitants().items() if theirs.get(fact) != value]

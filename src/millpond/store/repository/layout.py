@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from millpond.core import json_text
 from millpond.core.errors import RefusedToStart
 
 REPOSITORY_FORMAT = 1
@@ -178,7 +179,7 @@ def recognise(repository: Path) -> dict[str, Any] | None:
 
 def _marker(path: Path) -> dict[str, Any]:
     try:
-        marker = json.loads(path.read_bytes())
+        marker = json_text.parse(path.read_bytes())
         version = marker["format"]
         if not isinstance(version, int):
             raise TypeError

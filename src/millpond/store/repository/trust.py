@@ -12,6 +12,7 @@ from typing import Any
 
 import lmdb
 
+from millpond.core import json_text
 from millpond.core.errors import NotReady
 from millpond.disk.files import sync_directory
 from millpond.store.index import INDEX_FORMAT, Index
@@ -33,7 +34,7 @@ def believed(layout: Layout) -> Index | None:
         index = Index(layout.index)
         with index.reading() as txn:
             value = txn.get(_STATE, db=index.state)
-        state = json.loads(value) if value else {}
+        state = json_text.parse(value) if value else {}
         here = _here(index)
         if state.get("format") == INDEX_FORMAT and (state["clean"] or all(state[fact] == here[fact] for fact in here)):
             return index

@@ -21,7 +21,7 @@ from typing import Any
 
 import lmdb
 
-from millpond.core import limits
+from millpond.core import json_text, limits
 from millpond.disk import locks
 from millpond.disk.blocks import Governed, pieces
 from millpond.disk.environment import open_environment
@@ -274,7 +274,7 @@ class Uses:
             env = self._open()
             with env.begin() as txn:
                 value = txn.get(_STATE, db=env.open_db(b"meta", txn=txn, create=False))
-            state = json.loads(value) if value else {}
+            state = json_text.parse(value) if value else {}
             here = self._here()
             if state.get("format") == USES_FORMAT and (
                 state["clean"] or all(state[fact] == here[fact] for fact in here)

@@ -86,7 +86,9 @@ def test_what_unpacks_to_more_than_the_limit_is_refused(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda it: it[:-1], lambda it: it + b"x", lambda it: b"x" + it, lambda _: b""], ids=str
+    "damage",
+    [lambda it: it[:-1], lambda it: it + b"x", lambda it: b"x" + it, lambda _: b""],
+    ids=["cut off", "more behind it", "more before it", "nothing"],
 )
 def test_what_does_not_unpack_is_refused(damage: object) -> None:
     packed = damage(gzip.compress(b"true"))  # type: ignore[operator]

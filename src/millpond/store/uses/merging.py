@@ -7,7 +7,6 @@ lets it go and that has been read to its end is removed, so that they stay few.
 The rule: what is in a log is merged before the log goes, and merging it twice changes nothing.
 """
 
-import itertools
 import os
 import time
 from collections import Counter
@@ -210,13 +209,11 @@ class _Fold:
         """
         if not self._positions:
             return
-        uses, at_once, times = self._uses, self._uses.at_once(), self._times
+        uses, at_once = self._uses, self._uses.at_once()
+        times, lease_of, grants_of = self._times, self._leases.get, self._grants.get
         for some in pieces(sorted(times), at_once):
-            none = itertools.repeat(0)
-            leases, grants = map(self._leases.get, some, none), map(self._grants.get, some, none)
-            rows = zip(map(times.__getitem__, some), leases, grants, strict=True)
             with uses.writing(rows=len(some)) as txn:
-                uses.note_in(txn, dict(zip(some, rows, strict=True)))
+                uses.note_in(txn, {key: (times[key], lease_of(key, 0), grants_of(key, 0)) for key in some})
         for names in pieces(self._names, at_once):
             with uses.writing(rows=len(names)) as txn:
                 for row, use in names:

@@ -233,13 +233,9 @@ SMALL_HEAD_ROOM_SHARE = 0.005
 
 GROWTH_MIN_BYTES = 128 * KIB
 GROWTH_MAX_BYTES = 32 * MIB
-"""Claims leave so much free for logs and databases, which must be able to grow before anything can go: quota/256 within
-these bounds."""
-
-ROWS_MIN = 24
-ROWS_MAX = 1000
-"""The most rows that one transaction changes, between these bounds: what it may need must be there before it begins, and
-others wait for it."""
+"""Kept free for what the databases grow by between two measurements: quota/128 within these bounds."""
+GROWTH_SHARE = 5
+"""And at least this part of all that is not blobs."""
 
 SUSPENDED_SHARE = 1 / 16
 SUSPENDED_SECONDS = 600
@@ -324,16 +320,6 @@ OSTREE_EVICTED_SHARE = 0.05
 def segment_bytes(quota_bytes: int) -> int:
     """The size of a segment in a repository with this quota."""
     return max(SEGMENT_MIN_BYTES, min(SEGMENT_MAX_BYTES, quota_bytes // SEGMENTS_PER_QUOTA))
-
-
-def growth_bytes(quota_bytes: int) -> int:
-    """What is kept free for logs and databases in a repository with this quota."""
-    return max(GROWTH_MIN_BYTES, min(GROWTH_MAX_BYTES, quota_bytes // 256))
-
-
-def rows_at_once(quota_bytes: int) -> int:
-    """How many rows one transaction changes at most in a repository with this quota: each may need three new pages."""
-    return max(ROWS_MIN, min(ROWS_MAX, quota_bytes // 128 // (3 * 4096)))
 
 
 def touch_log_bytes(quota_bytes: int) -> int:

@@ -46,18 +46,6 @@ def unlock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def is_held(path: str) -> bool:
-    """Whether somebody holds the lock of the file at ``path`` exclusively."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not try_lock(descriptor, exclusive=False)
-    finally:
-        os.close(descriptor)
-
-
 class _Descriptor:
     """Closed when nobody refers to it any more: never under a thread that is using it."""
 

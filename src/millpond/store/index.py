@@ -10,23 +10,20 @@ The rule (I1): what is listed is complete and verified. (I3): an entry goes befo
 import logging
 import operator
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import NamedTuple
 
 import lmdb
 
-from millpond.core import limits
 from millpond.core.errors import NotReady
 from millpond.core.seldom import Seldom
-from millpond.disk import blocks, environment
+from millpond.disk import environment
 from millpond.disk.environment import open_environment
 from millpond.disk.group_writer import Transaction
 
 seldom = Seldom(logging.getLogger(__name__))
-Within = Callable[[Transaction, int, Callable[[], None]], None]
-"""As ``disk.blocks.Grow``, inside of a write transaction of the index."""
 _TABLES = (b"blobs", b"segments", b"closures", b"space", b"refused", b"state")
 ENTRY = struct.Struct("<IIQQ")
 """An encoded :class:`Entry`."""
@@ -151,44 +148,9 @@ class Index:
             self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
                 self.env.open_db(name, create=not read_only) for name in _TABLES
             )
-            self._tables = (self.blobs, self.segments, self.closures, self.space, self.refused, self.state)
-            self._blocks = None if read_only else blocks.Blocks(self.env, path)
         except BaseException:
             self.env.close()
             raise
-        self._within: Within | None = None
-        self._left_pages = 0
-        self.rows_at_once: Callable[[], int] = lambda: limits.ROWS_MAX
-        """What is larger is done in several transactions."""
-
-    def grow_by(self, within: Within | None, *, rows_at_once: Callable[[], int], left_pages: int = 0) -> None:
-        """From now on it gets blocks only by ``within``; ``left_pages`` of those that it has are left to others."""
-        self._within, self._left_pages = within, left_pages
-        self.rows_at_once = rows_at_once
-
-    @contextmanager
-    def writing(self, *, rows: int = blocks.ROWS) -> Iterator[Transaction]:
-        """A write transaction that changes at most so many rows, or a few more in small tables.
-
-        Raises:
-            NoSpace: the quota has no room for what it may need.
-            lmdb.Error: it cannot be written.
-        """
-        with self.env.begin(write=True) as txn:
-            self.have_blocks(txn, rows=rows)
-            yield txn
-
-    def have_blocks(self, txn: Transaction, *, rows: int = blocks.ROWS) -> None:
-        """See to it that a write transaction that has just begun finds the blocks that it may need.
-
-        Raises:
-            NoSpace: the quota has no room for them.
-        """
-        within = self._within
-        if within is not None and self._blocks is not None:
-            self._blocks.see_to(
-                txn, self._tables, rows, lambda size, grow: within(txn, size, grow), more_pages=self._left_pages
-            )
 
     def reading(self) -> "_Reading":
         """A read transaction. Never across an ``await``.
@@ -233,7 +195,4 @@ class Index:
 
     def close(self) -> None:
         """Close the environment. No transaction may be open."""
-        if self._blocks is not None:
-            self._blocks.close()
-            self._blocks = None
         self.env.close()

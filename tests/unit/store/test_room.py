@@ -35,7 +35,7 @@ class Scene:
             os.mkdir(directory)
         write_marker(self.layout, {"format": REPOSITORY_FORMAT, "quota_bytes": QUOTA_BYTES})
         self.index = Index(str(path / "index"))
-        self.writer = GroupWriter(self.index.writing, "index-writer")
+        self.writer = GroupWriter(self.index.env, "index-writer")
         self.space = Space(self.index, self.layout, reserve_bytes=0)
         self.closing = threading.Event()
         self.room = Room(self.space, self.index, self.writer, self.closing)

@@ -24,17 +24,19 @@ from millpond.store.eviction.sweeping import EVERYTHING, End, Rule, Sweeper, Swe
 from millpond.store.index import Index, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
-from millpond.store.room.space import Held, Space
+from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Held, Space
 from millpond.store.segments.durability import segments_of
 from millpond.store.uses.merging import Merger, TouchReader
 from millpond.store.uses.table import Uses
 
 log = logging.getLogger(__name__)
-_BUSY_SECONDS, _IDLE_SECONDS = 0.01, 0.1
+_BUSY_SECONDS = 0.01
+_IDLE_SECONDS = 0.1
 _STUCK_SECONDS = 0.15
 """How soon to look again when nothing can go; those who wait are told each time."""
 _PATIENCE_SECONDS = 0.4
-_LET_GO_SECONDS, _ROUND_SECONDS = 1.0, 0.5
+_LET_GO_SECONDS = 1.0
+_ROUND_SECONDS = 0.5
 _SUSPECTS_SECONDS = 10.0
 _EPISODE_SECONDS = 10.0
 _PAUSE_SECONDS = 2.0
@@ -45,7 +47,8 @@ _SHORT_SHARE = 4
 """The same while not enough can go: what was unpinned meanwhile is found only so."""
 _CHEAP_SECONDS = 0.02
 _REFRESHED_SHARE = 3
-_SLACK_SEGMENTS, _AHEAD_SEGMENTS = 2, 3
+_SLACK_SEGMENTS = 2
+_AHEAD_SEGMENTS = 3
 _COLD_SHARE = 5
 """What goes before its time is at most one part in so many of what may go at all."""
 _EXACT_BELOW_BYTES = 256 * limits.MIB
@@ -184,39 +187,35 @@ class Eviction:
         freed = 0
         touches = self._merger.reader()
         until = time.monotonic() + _ROUND_SECONDS
-        rule = self._rule(plan.horizon_ms)
-        lacked_room = False
         for victim in plan.victims:
-            swept = self._sweep(victim.number, rule, touches)
-            if swept.end is End.NO_ROOM:  # what went before may not be deleted yet, or still be open somewhere
-                self._sweeper.remove()
-                swept = self._sweep(victim.number, rule, touches)
-            lacked_room |= swept.end is End.NO_ROOM
+            if not self._may_copy(victim.kept_bytes):
+                continue
+            swept = self._sweep(victim.number, self._rule(plan.horizon_ms), touches)
             freed += swept.freed_bytes if swept.end is End.GONE else 0
             if freed >= plan.wanted_bytes or time.monotonic() > until:
                 break
         self._sweeper.remove()
-        if lacked_room and not freed and not len(self._departing):
-            return self._make_room_without_copying(plan, touches)
         return freed
 
-    def _make_room_without_copying(self, plan: Plan, touches: TouchReader) -> int:
-        """Let a segment go with what is young in it: databases have taken the room for copies."""
-        rule = self._rule(self._clock())._replace(copied_per_freed=0.0)
-        for victim in plan.victims:
-            if (swept := self._sweep(victim.number, rule, touches)).end is End.GONE:
-                self._sweeper.remove()
-                return swept.freed_bytes
-        return 0
+    def _may_copy(self, size_bytes: int) -> bool:
+        """Whether the quota has room for copies: what went before may still be open somewhere, or not be deleted yet."""
+        self._departing.collect()
+        if self._fits(size_bytes):
+            return True
+        self._sweeper.remove()
+        return self._fits(size_bytes)
+
+    def _fits(self, size_bytes: int) -> bool:
+        nothing_is_going = not len(self._departing) and not self._sweeper.has_marked
+        return nothing_is_going or size_bytes + SEGMENT_EXTRA_BYTES <= self._space.left_for_moving()
 
     def _sweep(self, number: int, rule: Rule, touches: TouchReader) -> Swept:
         swept = self._sweeper.sweep(number, rule, touches)
         assert self._census is not None
-        if swept.end is not End.NO_ROOM:
-            self._census.gone(number)
+        self._census.gone(number)
         if swept.end is End.GONE:
             self._gone[number] = rule.horizon_ms
-        elif swept.end is End.LET_GO:
+        else:
             self._let_gos[number] += 1
         self._episode = self._episode.plus(swept)
         return swept
@@ -385,7 +384,7 @@ class Eviction:
         census = self._census
         assert census is not None
         held = Held(census.pinned_bytes, census.leased_bytes, census.other_bytes)
-        with self._index.writing() as txn:
+        with self._index.env.begin(write=True) as txn:
             self._space.cannot_free(txn, held)
 
     def _tell(self, *, remember: bool = True) -> Evicted:

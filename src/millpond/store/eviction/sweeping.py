@@ -27,9 +27,8 @@ from typing import NamedTuple
 
 from millpond.core import limits
 from millpond.core.clock import Clock
-from millpond.core.errors import NoSpace, NotReady
+from millpond.core.errors import NotReady
 from millpond.disk import locks
-from millpond.disk.blocks import pieces
 from millpond.disk.group_writer import Transaction
 from millpond.store.care.quarantine import quarantine
 from millpond.store.eviction.census import created_ms
@@ -50,6 +49,8 @@ from millpond.store.uses.use import Use
 
 log = logging.getLogger(__name__)
 _TRIES = 3
+_AT_ONCE = 1000
+"""Blobs deleted in one transaction: writers wait for it, and each may take a page more before that is measured."""
 _MARKED_AT_ONCE = 2_500
 """Blobs in marked segments that are not deleted yet."""
 
@@ -80,8 +81,6 @@ class End(Enum):
     GONE = auto()
     LET_GO = auto()
     """It was used meanwhile, or gives too little for what would be copied."""
-    NO_ROOM = auto()
-    """There was none for copies of what is kept."""
 
 
 class Swept(NamedTuple):
@@ -143,10 +142,7 @@ class Sweeper:
             freed_bytes = file_bytes - copied - kept_bytes
             if kept_bytes and (freed_bytes <= 0 or copied + kept_bytes > copied_per_freed * freed_bytes):
                 break
-            try:
-                self._move(kept)
-            except NoSpace:
-                return Swept(End.NO_ROOM, copied_bytes=copied)
+            self._move(kept)
             copied += kept_bytes
             if self._mark(number, going, rule, touches):
                 self._marked[number] = going
@@ -257,7 +253,7 @@ class Sweeper:
 
     def _quarantine(self, digest: "tuple[bytes, int]", entry: Entry) -> None:
         log.error("blob %s is damaged in segment %08x: it is no longer held", digest[0][1:].hex(), entry.segment)
-        with self._index.writing() as txn:
+        with self._index.env.begin(write=True) as txn:
             quarantine(self._index, self._layout.segments, txn, digest[0], entry)
 
     # -- 2: the last look -------------------------------------------------------------------------------------------
@@ -277,7 +273,6 @@ class Sweeper:
         # The index is locked first: to wait for its writers while promises wait for us would stall everybody.
         txn = self._index.env.begin(write=True)
         try:
-            self._index.have_blocks(txn)
             with self._promises.exclusively() as held:
                 if not held:
                     txn.abort()
@@ -321,12 +316,13 @@ class Sweeper:
     def _delete_listed(self, going: Mapping[int, Listed], *, lost: bool = False) -> None:
         index = self._index
         ordered = sorted(itertools.chain.from_iterable(going.values()))  # neighbours in the index go together
-        for part in pieces(ordered, index.rows_at_once()):  # writers wait for each
+        for start in range(0, len(ordered), _AT_ONCE):
+            part = ordered[start : start + _AT_ONCE]
             gone = []
             # Also what was replaced by an upload meanwhile: it is not listed here any more.
             counts = Counter(entry.segment for _, entry in part)
             sizes: Counter[int] = Counter()
-            with index.writing(rows=len(part)) as txn:
+            with index.env.begin(write=True) as txn:
                 with txn.cursor(index.blobs) as cursor:
                     for key, entry in part:
                         if cursor.set_key(key) and cursor.value() == ENTRY.pack(*entry):
@@ -348,7 +344,7 @@ class Sweeper:
         for number in numbers:
             self._files.drop(number)  # or we would be the reader for whom its blocks are kept
         self._departing.depart({number: self._path(number) for number in numbers})
-        with self._index.writing(rows=len(numbers)) as txn:
+        with self._index.env.begin(write=True) as txn:
             for number in numbers:
                 txn.delete(number.to_bytes(4, "big"), db=self._index.segments)
 

@@ -13,9 +13,9 @@ Kept in the index's ``space`` table, so that a claim, a spend and an index entry
 ``held``             what stood in the way when upkeep could free nothing more, and when (monotonic ns)
 ===================  ===================================================================================
 
-Everything else under the repository is measured (``store.room.taken``), and grows only where this ledger has room for it
-(``store.room.growth``). The rule: what is written was claimed before, and what is charged is never less than what the file
-system takes, so that ``du`` and ``df`` stay below the quota at every moment. Rows of processes that died return when room is short; what they left in files is charged to these.
+Everything else under the repository is measured (``store.room.taken``). The rule: what is written was claimed before, and
+what is charged is never less than what the file system takes, so that ``du`` and ``df`` stay below the quota at every
+moment. Rows of processes that died return when room is short; what they left in files is charged to these.
 
 Two things are decided here. :meth:`Space.claim`: may so much be written? And :meth:`Space.pressure`: how much must go?
 The latter counts what is really there and what somebody waits for, never what was only announced, so that a lie about a
@@ -34,20 +34,31 @@ from millpond.disk import locks
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Index
 from millpond.store.repository.layout import Layout
-from millpond.store.room.costs import CLUSTER_BYTES
 from millpond.store.room.holders import holder, lives
 from millpond.store.room.ledger import Ledger
 from millpond.store.room.quota import StoredQuota
 from millpond.store.room.taken import Taken, files_in
 from millpond.store.segments.files import segment_name, segment_number
+from millpond.store.segments.format import FOOTER_END_BYTES, FOOTER_ENTRY_BYTES, SEGMENT_HEADER_BYTES
 
 _NUMBER = struct.Struct(">I")
 _HELD = struct.Struct("<QQQQ")
 _USED, _GOING, _HELD_ROW = b"used", b"going", b"held"
 _SEGMENT, _UPLOAD, _CLAIM, _ANNOUNCED, _WANT = b"seg:", b"upload:", b"claim:", b"announced:", b"want:"
 _GONE = 1 << 63
-SMALL_BYTES = 32 * limits.KIB
-"""For what grows without asking, by a block at a time: directories, lock files, a marker on its way."""
+_CLUSTER_BYTES = 4096
+"""Files grow by this much on every file system that we know; a larger cluster is found out when a segment is sealed."""
+SEGMENT_EXTRA_BYTES = SEGMENT_HEADER_BYTES + FOOTER_END_BYTES + _CLUSTER_BYTES
+"""The most that a segment takes beyond its records and their entries in the footer."""
+
+
+def segment_cost(end: int, records: int) -> int:
+    """The most that a segment takes that ends at ``end``, once it has its footer."""
+    return _clusters(end + records * FOOTER_ENTRY_BYTES + FOOTER_END_BYTES)
+
+
+def _clusters(size_bytes: int) -> int:
+    return -(-size_bytes // _CLUSTER_BYTES) * _CLUSTER_BYTES
 
 
 class Pressure(NamedTuple):
@@ -116,11 +127,13 @@ class Space:
     @property
     def largest_blob_bytes(self) -> int:
         """No blob above this can ever fit."""
-        return max(0, self.quota_bytes - self.spare_bytes() - self._taken.overhead_bytes() - CLUSTER_BYTES)
+        return max(0, self.quota_bytes - self._spare_bytes() - self._taken.overhead_bytes() - _CLUSTER_BYTES)
 
-    def spare_bytes(self) -> int:
-        """Claims leave so much free: a segment for moving, and what logs and databases take next."""
-        return self.segment_bytes + limits.growth_bytes(self.quota_bytes)
+    def _spare_bytes(self) -> int:
+        """Kept free: a segment for moving, and what the databases may grow by before it is measured."""
+        growth_bytes = max(limits.GROWTH_MIN_BYTES, min(limits.GROWTH_MAX_BYTES, self.quota_bytes // 128))
+        # Where blobs are small databases are large, and a process that is stopped in the middle of a look keeps their pages.
+        return self.segment_bytes + max(growth_bytes, self._taken.overhead_bytes() // limits.GROWTH_SHARE)
 
     def head_room_bytes(self) -> int:
         """Eviction begins so far below the limit, so that writers seldom wait for it. Small caches are used to the end."""
@@ -129,17 +142,13 @@ class Space:
 
     # -- what a writer does -----------------------------------------------------------------------------------------
 
-    def claim(self, txn: Transaction, size_bytes: int, *, for_moving: bool = False) -> None:
-        """Set ``size_bytes`` aside for this process; ``for_moving``: also from what is kept free for that.
+    def claim(self, txn: Transaction, size_bytes: int) -> None:
+        """Set ``size_bytes`` aside for this process.
 
         Raises:
             NoSpace: they are not there.
         """
-        if for_moving:
-            # What databases need to write that something moved, and went, comes first.
-            self.must_hold(txn, size_bytes, leaving=limits.growth_bytes(self.quota_bytes) // 2)
-        else:
-            self._must_fit(txn, size_bytes)
+        self._must_fit(txn, size_bytes)
         self._ledger.add(txn, _CLAIM + self._me, size_bytes)
 
     def give_back(self, txn: Transaction, size_bytes: int) -> None:
@@ -198,7 +207,14 @@ class Space:
 
     def keeper_lives(self) -> bool:
         """Whether some process does upkeep, so that room may come."""
-        return locks.is_held(self._layout.upkeeper_lock)
+        try:
+            descriptor = os.open(self._layout.upkeeper_lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not locks.try_lock(descriptor, exclusive=False)
+        finally:
+            os.close(descriptor)
 
     def disk_is_brimful(self) -> bool:
         """Whether another program has filled the disk so far that even eviction may not be able to write."""
@@ -210,30 +226,12 @@ class Space:
 
     def left_bytes(self, txn: Transaction) -> int:
         """How much can be claimed; negative when more is set aside than there is room for."""
-        return self._room(txn) - self._set_aside(txn)
-
-    def must_hold(self, txn: Transaction, size_bytes: int, *, leaving: int) -> None:
-        """Make sure that the quota has room for so much more, and for ``leaving`` beside it, as of this very moment.
-
-        Raises:
-            NoSpace: it has not.
-        """
-        for may_tidy in (True, False):
-            self._taken.forget()
-            left_bytes = self.quota_bytes - self._taken.overhead_bytes() - self._set_aside(txn)
-            # Beyond the quota is only one that was made smaller: then it is eviction's to bring it back.
-            if size_bytes <= left_bytes - SMALL_BYTES - leaving or (left_bytes < 0 and not leaving):
-                return
-            if may_tidy:
-                self._forget_the_dead(txn)
-        raise NoSpace(
-            f"the cache is full: its quota of {self.quota_bytes} bytes has no room for {size_bytes} bytes more"
+        return (
+            self._room(txn)
+            - self._ledger.get(txn, _USED)
+            - self._ledger.total(txn, _CLAIM)
+            - self._ledger.total(txn, _UPLOAD)
         )
-
-    def _set_aside(self, txn: Transaction) -> int:
-        """What is in the ledger: what segments take, and what was claimed for more."""
-        total = self._ledger.total
-        return self._ledger.get(txn, _USED) + total(txn, _CLAIM) + total(txn, _UPLOAD)
 
     def held(self, txn: Transaction) -> tuple[Held | None, int]:
         """What stood in the way when upkeep said last that it can free nothing more, and when that was (monotonic)."""
@@ -274,6 +272,12 @@ class Space:
             claimed_bytes=claims + max(0, uploads - written),
             to_free_bytes=max(0, to_free, starving_bytes),
         )
+
+    def left_for_moving(self) -> int:
+        """How much may be copied before something else returns; what is kept free for writers' claims is not counted."""
+        with self._index.reading() as txn:
+            taken = self._ledger.get(txn, _USED) + self._ledger.total(txn, _CLAIM) + self._ledger.total(txn, _UPLOAD)
+        return self.quota_bytes - self._taken.overhead_bytes() - taken
 
     def cannot_free(self, txn: Transaction, held: Held) -> None:
         """Tell those who wait that nothing more can be freed now, and what stands in the way."""
@@ -346,7 +350,6 @@ class Space:
     # -- the sums ---------------------------------------------------------------------------------------------------
 
     def _must_fit(self, txn: Transaction, size_bytes: int) -> None:
-        self._taken.forget()  # in this transaction nothing else grows (``store.room.growth``)
         if self._fits_politely(txn, size_bytes):
             return
         self._forget_the_dead(txn)
@@ -368,7 +371,7 @@ class Space:
 
     def _rooms(self, txn: Transaction) -> tuple[int, int]:
         """What segments, uploads and claims may be together: by the quota, and by the disk."""
-        in_quota = self.quota_bytes - self.spare_bytes() - self._taken.overhead_bytes()
+        in_quota = self.quota_bytes - self._spare_bytes() - self._taken.overhead_bytes()
         # What uploads have written is set aside as well, so it must not be missed twice.
         ours = self._ledger.get(txn, _USED) + self._taken.uploads_bytes()
         on_disk = ours + self._taken.free_bytes() - self._reserve_bytes - self.segment_bytes
@@ -377,7 +380,7 @@ class Space:
         return in_quota, on_disk
 
     def _forget_the_dead(self, txn: Transaction) -> None:
-        """Return what died with its process; what it had written and not listed is charged to its files."""
+        """Return what died with its process; what it had written and not listed is charged to the files."""
         dead = [
             key
             for prefix in (_CLAIM, _ANNOUNCED, _WANT)
@@ -386,11 +389,8 @@ class Space:
         ]
         for key in dead:
             txn.delete(key, db=self._db)
-        if dead:
-            self.charge_files(txn)
-
-    def charge_files(self, txn: Transaction) -> None:
-        """Charge segments what their files take, where that is more: of what was never listed nobody else says it."""
+        if not dead:
+            return
         for name, size_bytes in files_in(self._layout.segments):
             number = segment_number(name)
             if number is not None and size_bytes > self._ledger.get(txn, _SEGMENT + _NUMBER.pack(number)) & ~_GONE:

@@ -16,12 +16,10 @@ from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.core.errors import NoSpace, NotReady
 from millpond.disk import locks
-from millpond.disk.blocks import ROWS
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.interface import Bytes
-from millpond.store.room.costs import SEGMENT_EXTRA_BYTES, segment_cost
-from millpond.store.room.space import Space
+from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Space, segment_cost
 from millpond.store.segments.beginning import NewSegments, TakeNumbers
 from millpond.store.segments.files import segment_name
 from millpond.store.segments.format import (
@@ -210,7 +208,7 @@ class SegmentWriter:
             return
         short = size_bytes - self._claimed_bytes
         ahead = max(short, self._space.step_bytes)
-        with self._index.writing() as txn:
+        with self._index.env.begin(write=True) as txn:
             try:
                 self._space.claim(txn, ahead)
             except NoSpace:
@@ -323,7 +321,7 @@ class SegmentWriter:
         """Give claims back and let the current segment go; the next process continues it."""
         if self._claimed_bytes:
             claimed, self._claimed_bytes = self._claimed_bytes, 0
-            with self._index.writing() as txn:
+            with self._index.env.begin(write=True) as txn:
                 self._space.give_back(txn, claimed)
         if self._current is not None:
             os.close(self._current.descriptor)
@@ -339,7 +337,6 @@ class PutJob:
 
     def __init__(self, writer: SegmentWriter, blobs: Sequence[tuple[Digest, Bytes]]) -> None:
         self.future: Future[Any] = Future()
-        self.rows = ROWS + len(blobs)
         self._writer = writer
         self._blobs = blobs
         self._placed: list[Placed] = []

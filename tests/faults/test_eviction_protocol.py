@@ -35,8 +35,8 @@ from millpond.store.care.check import Problem, StoreCheck
 from millpond.store.eviction import chores, promise_lock, sweeping
 from millpond.store.eviction import making_room as evicting_module
 from millpond.store.eviction.chores import Abandoned
+from millpond.store.eviction.counting import Counting
 from millpond.store.eviction.forwarding import Forwarder, Moved
-from millpond.store.eviction.making_room import Eviction
 from millpond.store.eviction.promise_lock import PromiseLock
 from millpond.store.eviction.sweeping import Sweeper
 from millpond.store.index import Entry, SegmentRow
@@ -300,7 +300,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     pauses.after(SegmentLookup, "_look_up", "having looked up")
     pauses.after(PromiseLock, "fence", "having fenced")
     pauses.after(Merger, "merge", "having merged")
-    pauses.after(Eviction, "_count", "having counted")
+    pauses.after(Counting, "all", "having counted")
     pauses.after(Sweeper, "_sorted_out", "having sorted out")
     pauses.after(Forwarder, "copy", "having copied")
     pauses.after(Forwarder, "point", "having pointed")

@@ -11,7 +11,6 @@ import logging
 import operator
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 """What goes when room is needed: the least recently used, and nothing that was promised."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic_ns, sleep
 
@@ -13,7 +13,12 @@ from millpond.core.digest import Digest
 from millpond.core.errors import IncompleteClosure, NameNotFound
 from millpond.core.names import Namespace
 from millpond.services import assets
+from millpond.store.care.quarantine import quarantine
+from millpond.store.eviction import counting
 from millpond.store.eviction.evicted import Evicted, last_eviction
+from millpond.store.eviction.sweeping import Sweeper
+from millpond.store.room.spare import Spare
+from millpond.store.segments.format import record_bytes
 from millpond.store.segments.rebuild import segment_paths
 
 
@@ -106,6 +111,61 @@ def test_what_is_fetched_all_the_time_stays_though_pins_and_leases_leave_little_
             large.fetch("artifact")
         assert large.is_whole(artifact)
         assert large.eviction._episode.segments or last_eviction(large.uses)
+
+
+def test_what_is_written_all_the_time_goes_in_whole_segments_though_all_of_it_is_leased(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it is leased at each moment, the newest; a census that is never made anew must see the older leases end."""
+    monkeypatch.setattr(counting, "_SHARE", 1e9)
+    monkeypatch.setattr(counting, "_CHEAP_SECONDS", 0)
+    with upkept(tmp_path / "repo", quota_bytes=270_000_000, clock=time) as large:
+        large.eviction._tell = lambda **_: Evicted()  # type: ignore[method-assign]  # so that all of it is one sum
+        for i in range(80):
+            time.passes(ms=10)
+            large.put([600_000] * 8, f"{i}")
+        evicted = large.eviction._episode
+    assert evicted.freed_bytes > 100_000_000
+    assert evicted.copied_bytes <= evicted.freed_bytes // 50
+
+
+def test_room_that_is_needed_returns_before_more_goes_ahead_of_need(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with upkept(tmp_path / "repo", quota_bytes=270_000_000, clock=time) as large:
+        blobs = large.put([600_000] * 400, "old")
+        time.passes(hours=2)
+        steps: list[str] = []
+        for name in ("sweep", "remove"):
+            monkeypatch.setattr(Sweeper, name, _noted(getattr(Sweeper, name), name, steps))
+        large.put([600_000] * 50, "new")
+        assert not large.is_whole(blobs)
+    assert steps[:4] == ["sweep", "remove", "sweep", "sweep"]
+
+
+def test_where_room_runs_out_again_it_is_made_before_it_must(tmp_path: Path, time: Time) -> None:
+    with upkept(tmp_path / "repo", quota_bytes=270_000_000, clock=time) as large:
+        large.put([600_000] * 400, "old")
+        time.passes(hours=2)
+        large.put([600_000] * 50, "new")
+        spare, segment_bytes = Spare(large.space, large.layout), large.space.segment_bytes
+        while spare.bytes() >= segment_bytes:
+            large.put([600_000], f"{spare.bytes()}")
+        assert not large.space.pressure().to_free_bytes
+        large.eviction._busy_until = 0
+        large.eviction.run()
+        assert spare.bytes() < segment_bytes
+        large.eviction._busy_until = monotonic_ns()
+        large.eviction.run()
+        assert spare.bytes() > 2 * segment_bytes
+
+
+def _noted(step: Callable[..., object], name: str, steps: list[str]) -> Callable[..., object]:
+    def noted(*arguments: object) -> object:
+        steps.append(name)
+        return step(*arguments)
+
+    return noted
 
 
 @pytest.mark.timeout(120)
@@ -296,3 +356,26 @@ def test_names_in_segments_that_are_still_written_are_told_of_as_well(small: Upk
     assert small.eviction.evict(everything=True).names == 1
     with pytest.raises(NameNotFound):
         small.fetch("name")
+
+
+def test_what_turns_out_to_be_damaged_while_it_is_taken_off_is_counted_off_once(
+    small: Upkept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned, damaged, *_ = blobs = small.put([10_000] * 5, "written")
+    small.uses.pin(2, [pinned.key])
+    entry = small.index.entries([damaged.key])[damaged.key]
+    listed = Sweeper._listed
+
+    def listed_before_it_is_found(sweeper: Sweeper, number: int) -> dict[bytes, bytes]:
+        found = listed(sweeper, number)
+        with small.index.env.begin(write=True) as txn:
+            quarantine(small.index, small.layout.segments, txn, damaged.key, entry)
+        return found
+
+    monkeypatch.setattr(Sweeper, "_listed", listed_before_it_is_found)
+    small.eviction.evict(everything=True)
+    assert [key for key, _ in small.everything()] == [pinned.key]
+    with small.index.reading() as txn:
+        row = small.index.segment(txn, entry.segment)
+    assert row is not None
+    assert (row.live_count, row.live_bytes) == (1, record_bytes(blobs[0].size_bytes))

@@ -1,25 +1,30 @@
 """What lies where and when it was used: what upkeep chooses by.
 
 A census begins with one pass over the index and the table of uses in key order. It keeps, per sealed segment, when what
-lies there was last used and how much it is, in arrays of numbers: 12 bytes per blob, 20 for one that is leased. What is
-pinned or leased never counts as cold.
+lies there was last used and how much it is, in arrays of numbers: for what was last used together, 12 bytes, and 20 where
+that is leased; so much per blob at most. What is pinned or leased never counts as cold.
 
 A census grows old and stays true enough: what was used since is seen when a segment is looked at
 (``store.eviction.sweeping``). What was sealed since, and what was promised to others meanwhile, is added segment by
 segment (:meth:`Census.update`, :meth:`Census.refresh`), because another pass costs more than what it was made for.
 """
 
+import itertools
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from millpond.store.eviction.horizon import EVERYTHING_MS, UNIT_BITS, UNIT_BYTES, Counted, Histogram, Horizon
 from millpond.store.index import ENTRY, Index, SegmentRow, SegmentState
 from millpond.store.segments.files import SegmentFile, segment_name
-from millpond.store.segments.format import RECORD_HEADER_BYTES, Damaged, record_bytes
+from millpond.store.segments.format import Damaged, record_bytes
 from millpond.store.segments.rebuild import read_keys
 from millpond.store.uses.table import USE, Uses
 
 _ROWS_AT_ONCE = 20_000
+_PINNED = b"pinned"
+_PLAIN_BYTES = record_bytes(1) - 1
+"""What a record takes beyond its blob; that of a blob above 1 MiB takes a little more."""
 Rows = tuple[Sequence[bytes], Sequence[tuple[int, int, int, int]]]
 """Keys, and the entries of the index under them."""
 
@@ -67,12 +72,11 @@ class Census(Horizon):
     @property
     def blobs(self) -> int:
         """How many it counted."""
-        return sum(len(segment.times) + len(segment.leased.untils) for segment in self._segments.values())
+        return sum(segment.blobs for segment in self._segments.values())
 
     def blobs_in(self, numbers: Iterable[int]) -> int:
         """How many of them in these segments."""
-        known = [segment for number in numbers if (segment := self._segments.get(number)) is not None]
-        return sum(len(segment.times) + len(segment.leased.untils) for segment in known)
+        return sum(segment.blobs for number in numbers if (segment := self._segments.get(number)) is not None)
 
     @property
     def pinned_bytes(self) -> int:
@@ -177,56 +181,51 @@ class Census(Horizon):
         except FileNotFoundError:
             return None
         if row.suspect:
-            return Counted(size, size)  # nothing in it counts as held
+            return Counted(size, size, row.live_count)  # nothing in it counts as held
         if row.state is SegmentState.SEALED:
-            return Counted(size, max(0, size - row.live_bytes))
+            return Counted(size, max(0, size - row.live_bytes), row.live_count)
         if row.end >= self._full_bytes or row.live_count == 1:
-            return Counted(size, 0, is_sealed=False)
+            return Counted(size, 0, row.live_count, is_sealed=False)
         return None
 
     def _count(self, pieces: Iterable[Rows], segments: Mapping[int, Counted]) -> None:
         """Add what lies in ``segments`` to them."""
-        segments_get, unpack = segments.get, USE.unpack
-        leases_after_ms = self._leases_after_ms
         for keys, entries in pieces:
             used, pinned = self._known(keys)
-            # This loop runs once per blob: what is rare is asked last.
-            for key, (number, _, size, _), use in zip(keys, entries, map(used.get, keys), strict=True):
-                segment = segments_get(number)
-                if segment is None:
-                    continue
-                if pinned and key in pinned:
-                    segment.pinned_bytes += record_bytes(size)
-                    continue
-                # Its record in units, rounded down: what is chosen must keep what it promises.
-                units = size + RECORD_HEADER_BYTES >> UNIT_BITS
-                if use is None:
-                    time_ms = self._created_ms(number)
-                else:
-                    time_ms, lease_ms, _ = unpack(use)
-                    if lease_ms > leases_after_ms:
-                        segment.leased.add(lease_ms, time_ms, units)
-                        continue
-                segment.times.append(time_ms)
-                segment.units.append(units)
+            used.update(dict.fromkeys(pinned, _PINNED))
+            sums: dict[tuple[int, bytes | None], int] = defaultdict(int)
+            # This loop runs once per blob; what follows, once for all that was last used together.
+            for (number, _, size, _), use in zip(entries, map(used.get, keys), strict=True):
+                sums[number, use] += size + _PLAIN_BYTES
+            for (number, use), size_bytes in sums.items():
+                segment = segments.get(number)
+                if segment is not None:
+                    self._add_used(segment, number, use, size_bytes)
+
+    def _add_used(self, segment: Counted, number: int, use: bytes | None, size_bytes: int) -> None:
+        """Add blobs of a segment that were last used at the same time."""
+        if use == _PINNED:
+            segment.pinned_bytes += size_bytes
+            return
+        units = size_bytes >> UNIT_BITS  # rounded down: what is chosen must keep what it promises
+        time_ms, lease_ms, _ = (self._created_ms(number), 0, 0) if use is None else USE.unpack(use)
+        if lease_ms > self._leases_after_ms:
+            segment.leased.add(lease_ms, time_ms, units)
+        else:
+            segment.times.append(time_ms)
+            segment.units.append(units)
 
     def _everything(self) -> Iterator[Rows]:
         """All of the index, in pieces; no read transaction stays open between them."""
         after = b""
         while True:
             with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
-                keys, values = [], []
-                if cursor.set_range(after):
-                    for key, value in cursor:
-                        keys.append(key)
-                        values.append(value)
-                        if len(keys) == _ROWS_AT_ONCE:
-                            break
-            if keys:
-                yield keys, list(ENTRY.iter_unpack(b"".join(values)))
-            if len(keys) < _ROWS_AT_ONCE:
+                rows = list(itertools.islice(cursor, _ROWS_AT_ONCE)) if cursor.set_range(after) else []
+            if rows:
+                yield _columns(rows)
+            if len(rows) < _ROWS_AT_ONCE:
                 return
-            after = keys[-1] + b"\0"
+            after = rows[-1][0] + b"\0"
 
     def _in_segment(self, number: int) -> Iterator[Rows]:
         """What the index lists under the keys that a segment has records of."""
@@ -237,7 +236,7 @@ class Census(Horizon):
         with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
             found = cursor.getmulti(keys)
         if found:
-            yield [key for key, _ in found], list(ENTRY.iter_unpack(b"".join(value for _, value in found)))
+            yield _columns(found)
 
     def _known(self, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], set[bytes]]:
         with self._uses.reading() as txn:
@@ -258,6 +257,10 @@ class Census(Horizon):
 
     def _path(self, number: int) -> str:
         return os.path.join(self._directory, segment_name(number))
+
+
+def _columns(rows: Sequence[tuple[bytes, bytes]]) -> Rows:
+    return [key for key, _ in rows], list(ENTRY.iter_unpack(b"".join([entry for _, entry in rows])))
 
 
 def created_ms(directory: str, number: int) -> int:

@@ -76,10 +76,11 @@ class Leased:
 class Counted:
     """What a census knows of one segment."""
 
-    __slots__ = ("_span", "dead_bytes", "file_bytes", "is_sealed", "leased", "pinned_bytes", "times", "units")
+    __slots__ = ("_span", "blobs", "dead_bytes", "file_bytes", "is_sealed", "leased", "pinned_bytes", "times", "units")
 
-    def __init__(self, file_bytes: int, dead_bytes: int, *, is_sealed: bool = True) -> None:
+    def __init__(self, file_bytes: int, dead_bytes: int, blobs: int, *, is_sealed: bool = True) -> None:
         self.is_sealed = is_sealed
+        self.blobs = blobs
         self.file_bytes = file_bytes
         self.dead_bytes = dead_bytes
         self.pinned_bytes = 0

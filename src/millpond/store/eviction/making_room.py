@@ -10,13 +10,13 @@ recently used by what is known at that moment; and what was used after it is fou
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.store.eviction.census import Census
+from millpond.store.eviction.counting import Counting
 from millpond.store.eviction.evicted import Evicted, Teller
 from millpond.store.eviction.horizon import EVERYTHING_MS, Plan
 from millpond.store.eviction.promise_lock import PromiseLock
@@ -25,7 +25,7 @@ from millpond.store.index import Index, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
 from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Held, Space
-from millpond.store.segments.durability import segments_of
+from millpond.store.room.spare import Spare
 from millpond.store.uses.merging import Merger, TouchReader
 from millpond.store.uses.table import Uses
 
@@ -35,20 +35,13 @@ _IDLE_SECONDS = 0.1
 _STUCK_SECONDS = 0.15
 """How soon to look again when nothing can go; those who wait are told each time."""
 _PATIENCE_SECONDS = 0.4
-_LET_GO_SECONDS = 1.0
 _ROUND_SECONDS = 0.5
 _SUSPECTS_SECONDS = 10.0
 _EPISODE_SECONDS = 10.0
 _PAUSE_SECONDS = 2.0
 """Evictions that follow each other more closely than this are one line in the log, for at most ten seconds."""
-_CENSUS_SHARE = 20
-"""At most one part in so many of the time goes into counting all blobs, once that takes longer than a moment."""
-_SHORT_SHARE = 4
-"""The same while not enough can go: what was unpinned meanwhile is found only so."""
-_CHEAP_SECONDS = 0.02
-_REFRESHED_SHARE = 3
 _SLACK_SEGMENTS = 2
-_AHEAD_SEGMENTS = 3
+_AHEAD_SEGMENTS = 2
 _COLD_SHARE = 5
 """What goes before its time is at most one part in so many of what may go at all."""
 _EXACT_BELOW_BYTES = 256 * limits.MIB
@@ -100,9 +93,9 @@ class Eviction:
         self._clock = clock
         self._teller = Teller(index, uses, clock, warn_age_ms=warn_age_ms)
         self._merger = Merger(layout.touch, uses, clock)
-        self._census: Census | None = None
-        self._census_made = 0.0
-        self._census_cost = 0.0
+        self._spare = Spare(space, layout)
+        self._goes_ahead = False
+        self._counting = Counting(index, uses, space, layout.segments, clock)
         self._let_go = let_go
         self._finished = False
         self._episode = Evicted()
@@ -110,9 +103,6 @@ class Eviction:
         self._busy_until = 0.0
         self._looked_for_suspects = float("-inf")
         self._gone: dict[int, int] = {}
-        self._let_gos: Counter[int] = Counter()
-        """Segments that did not go when they were to, and how often that was of late."""
-        self._let_gos_since = 0.0
         self._stuck = (-1, 0.0)
         """How much lay in segments that were not sealed when nothing could go, and since when."""
         self._patient = True
@@ -143,7 +133,7 @@ class Eviction:
             self._finish()  # a command that was killed leaves things half done as well
             self._sweep_suspects()
             self._looked_for_suspects = time.monotonic()
-        to_free = self._space.pressure().to_free_bytes
+        to_free = self._space.pressure().to_free_bytes or self._needed_soon()
         if not to_free or not self._uses.pins_known():
             return self._rest()
         self._busy_until = time.monotonic() + _PAUSE_SECONDS
@@ -174,6 +164,11 @@ class Eviction:
                 self._sweeper.sweep(number, Rule(0, self._clock()), touches)
             self._sweeper.remove()
 
+    def _needed_soon(self) -> int:
+        """More than nothing where eviction goes ahead and room runs out again: who writes need not wait for the first of it."""
+        is_busy = self._goes_ahead and time.monotonic() < self._busy_until and not len(self._departing)
+        return int(is_busy and self._spare.bytes() < self._space.segment_bytes)
+
     def _rest(self) -> float:
         """Nothing has to go. Where something had to a moment ago, it soon will again: look often."""
         if time.monotonic() < self._busy_until or len(self._departing):
@@ -184,7 +179,8 @@ class Eviction:
     def _make_room(self, to_free: int) -> int:
         """Free so much, or what can be freed now; how much that was."""
         plan = self._chosen(to_free, ahead=True)
-        freed = 0
+        self._goes_ahead = plan.wanted_bytes > to_free
+        freed, due = 0, to_free
         touches = self._merger.reader()
         until = time.monotonic() + _ROUND_SECONDS
         for victim in plan.victims:
@@ -192,6 +188,9 @@ class Eviction:
                 continue
             swept = self._sweep(victim.number, self._rule(plan.horizon_ms), touches)
             freed += swept.freed_bytes if swept.end is End.GONE else 0
+            if freed >= due:
+                self._sweeper.remove()  # somebody may wait for this; what goes ahead of that goes together
+                due = plan.wanted_bytes
             if freed >= plan.wanted_bytes or time.monotonic() > until:
                 break
         self._sweeper.remove()
@@ -211,25 +210,20 @@ class Eviction:
 
     def _sweep(self, number: int, rule: Rule, touches: TouchReader) -> Swept:
         swept = self._sweeper.sweep(number, rule, touches)
-        assert self._census is not None
-        self._census.gone(number)
+        self._counting.swept(number, is_gone=swept.end is End.GONE)
         if swept.end is End.GONE:
             self._gone[number] = rule.horizon_ms
-        else:
-            self._let_gos[number] += 1
         self._episode = self._episode.plus(swept)
         return swept
 
     def _rule(self, horizon_ms: int) -> Rule:
-        assert self._census is not None
-        return Rule(horizon_ms, max(self._census.lease_floor_ms, self._clock()))
+        return Rule(horizon_ms, max(self._counting.last.lease_floor_ms, self._clock()))
 
     def _is_stuck(self) -> bool:
         """Whether nothing can go for good: while segments are being sealed there will soon be more to choose from."""
-        assert self._census is not None
         being_written, since = self._stuck
-        if being_written != self._census.other_bytes:
-            being_written, since = self._stuck = (self._census.other_bytes, time.monotonic())
+        if being_written != (other_bytes := self._counting.last.other_bytes):
+            being_written, since = self._stuck = (other_bytes, time.monotonic())
         return time.monotonic() - since >= _PATIENCE_SECONDS
 
     # -- choosing ---------------------------------------------------------------------------------------------------
@@ -242,19 +236,23 @@ class Eviction:
     def _chosen(self, to_free: int, *, ahead: bool = False) -> Plan:
         """What to evict to free so much; ``ahead``: and more, so that rounds are few, each of which begins like this."""
         self.take_in()
-        plan = self._planned(self._counted(), to_free, ahead)
+        counting = self._counting
+        census = counting.young_enough()
+        if ahead and self._is_large and not self._before_its_time(_AHEAD_SEGMENTS, census):
+            census = counting.up_to_date()  # more is leased since than may be, so what was leased first may go
+        plan = self._planned(census, to_free, ahead)
         for _ in range(_APPLY_ROUNDS):
             if plan.short_bytes or not plan.victims:
                 # What is left of a census from which much has gone already says nothing of the rest.
-                plan = self._planned(self._up_to_date(), to_free, ahead)
-                if plan.short_bytes and self._census_age() > _SHORT_SHARE * self._census_cost:
-                    plan = self._planned(self._counted_anew(), to_free, ahead)
+                plan = self._planned(counting.up_to_date(), to_free, ahead)
+                if plan.short_bytes and counting.may_be_anew():
+                    plan = self._planned(counting.anew(), to_free, ahead)
             # A lease is in the way only of what was used within its time.
             leases_matter = bool(plan.short_bytes) or plan.horizon_ms > self._clock() - limits.LEASE_MS
             rows = self._apply_names(plan.horizon_ms, end_leases=leases_matter)
             if not rows:
                 break
-            plan = self._planned(self._up_to_date(rows), to_free, ahead)
+            plan = self._planned(counting.up_to_date(rows), to_free, ahead)
         return plan
 
     def _planned(self, census: Census, to_free: int, ahead: bool) -> Plan:  # noqa: FBT001 - as :meth:`_chosen`
@@ -269,62 +267,11 @@ class Eviction:
     def _before_its_time(self, segments: int, census: Census) -> int:
         """So much may go before it must, where that does not show: not in small caches, nor where little may go at all."""
         size = segments * self._space.segment_bytes
-        return size if self._space.quota_bytes >= _EXACT_BELOW_BYTES and census.cold_bytes >= _COLD_SHARE * size else 0
+        return size if self._is_large and census.cold_bytes >= _COLD_SHARE * size else 0
 
-    def _counted(self) -> Census:
-        """A census that is young enough for its price."""
-        if self._census is None or self._census_age() > _CENSUS_SHARE * self._census_cost:
-            return self._counted_anew()
-        return self._census
-
-    def _up_to_date(self, rows: Sequence[bytes] = ()) -> Census:
-        """A census that knows what happened since; ``rows``: to which names.
-
-        Where there are millions of blobs, only what changed is counted: to count all of them takes longer than writers
-        should have to wait.
-        """
-        census = self._counted()
-        if self._census_cost < _CHEAP_SECONDS:
-            return self._counted_anew()
-        places = segments_of(self._index, rows)
-        if places is None or census.blobs_in(places) > census.blobs // _REFRESHED_SHARE:
-            return self._counted_anew()
-        census.update(self._clock())
-        census.refresh(places)
-        self._leave_alone(census)
-        return census
-
-    def _census_age(self) -> float:
-        return time.monotonic() - self._census_made
-
-    def _counted_anew(self) -> Census:
-        begun = time.monotonic()
-        self._census = self._count()
-        self._leave_alone(self._census)
-        self._census_made = time.monotonic()
-        self._census_cost = self._census_made - begun
-        log.debug("counted %d blobs in %.3f s", self._census.blobs, self._census_cost)
-        return self._census
-
-    def _leave_alone(self, census: Census) -> None:
-        """Think no more, for a moment, of what was let go again though all was known: something is new there each time."""
-        if time.monotonic() - self._let_gos_since > _LET_GO_SECONDS:
-            self._let_gos.clear()
-            self._let_gos_since = time.monotonic()
-        for number, times in self._let_gos.items():
-            if times > 1:
-                census.gone(number)
-
-    def _count(self, *, ignore_leases: bool = False) -> Census:
-        return Census(
-            self._index,
-            self._uses,
-            self._layout.segments,
-            now_ms=self._clock(),
-            leased_limit_bytes=self._space.quota_bytes // 2,
-            full_bytes=self._space.segment_bytes * 3 // 4,  # a record that needs more has a segment of its own
-            ignore_leases=ignore_leases,
-        )
+    @property
+    def _is_large(self) -> bool:
+        return self._space.quota_bytes >= _EXACT_BELOW_BYTES
 
     # -- on demand --------------------------------------------------------------------------------------------------
 
@@ -342,15 +289,13 @@ class Eviction:
         self._finished = False  # whatever comes: upkeep is to look again
         self.take_in()
         if everything:
-            self._census = self._count(ignore_leases=True)
+            census = self._counting.all(ignore_leases=True)
             self._drop_from_open()
-            self._sweep_all(
-                self._census.plan_below(EVERYTHING_MS, EVERYTHING_MS, copied_per_freed=EVERYTHING_MS), EVERYTHING
-            )
+            self._sweep_all(census.plan_below(EVERYTHING_MS, EVERYTHING_MS, copied_per_freed=EVERYTHING_MS), EVERYTHING)
         elif older_than_ms is not None:
             self._apply_names(older_than_ms, end_leases=True)
-            self._census = self._count()
-            self._sweep_all(self._census.plan_below(older_than_ms, EVERYTHING_MS), self._rule(older_than_ms))
+            census = self._counting.all()
+            self._sweep_all(census.plan_below(older_than_ms, EVERYTHING_MS), self._rule(older_than_ms))
         elif to_bytes is not None:
             while (to_free := self._space.pressure().used_bytes - to_bytes) > 0:
                 before = self._episode.segments
@@ -381,8 +326,7 @@ class Eviction:
     # -- telling ----------------------------------------------------------------------------------------------------
 
     def _say_what_is_in_the_way(self) -> None:
-        census = self._census
-        assert census is not None
+        census = self._counting.last
         held = Held(census.pinned_bytes, census.leased_bytes, census.other_bytes)
         with self._index.env.begin(write=True) as txn:
             self._space.cannot_free(txn, held)

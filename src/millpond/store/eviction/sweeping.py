@@ -20,8 +20,8 @@ import itertools
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -51,10 +51,13 @@ log = logging.getLogger(__name__)
 _TRIES = 3
 _AT_ONCE = 1000
 """Blobs deleted in one transaction: writers wait for it, and each may take a page more before that is measured."""
-_MARKED_AT_ONCE = 2_500
+_MARKED_AT_ONCE = 6_000
 """Blobs in marked segments that are not deleted yet."""
 
-Listed = list[tuple[bytes, Entry]]
+Listed = dict[bytes, bytes]
+"""What the index lists in a segment, in the order of keys: key to encoded entry, for most of them are only looked for."""
+Kept = list[tuple[bytes, Entry]]
+"""What is to be kept of it, in the order in which it lies."""
 
 
 class Rule(NamedTuple):
@@ -180,38 +183,36 @@ class Sweeper:
     def drop_listed(self, number: int) -> int:
         """Take all but pins off the index that lies in a segment which is still written; how many blobs that were."""
         listed = self._listed(number)
-        pinned = self._uses.pinned_of([key for key, _ in listed])
-        going = [item for item in listed if item[0] not in pinned]
+        pinned = self._uses.pinned_of(list(listed))
+        going = {key: entry for key, entry in listed.items() if key not in pinned}
         self._break_promises(EVERYTHING_MS)
         self._delete_listed({number: going}, lost=True)
         return len(going)
 
     # -- 1: what is to be kept --------------------------------------------------------------------------------------
 
-    def _sorted_out(self, number: int, row: SegmentRow, rule: Rule, touches: TouchReader) -> tuple[Listed, Listed, int]:
-        """What goes and what is kept of a segment, in the order in which it lies, and the last use of what goes."""
-        listed = self._listed(number)
+    def _sorted_out(self, number: int, row: SegmentRow, rule: Rule, touches: TouchReader) -> tuple[Listed, Kept, int]:
+        """What goes and what is kept of a segment, and the last use of what goes."""
+        going = listed = self._listed(number)
         if row.suspect:
             return listed, [], 0
-        keys = sorted([key for key, _ in listed])  # neighbours in a table are looked up together
-        uses = self._uses.of(keys)
-        pinned = self._uses.pinned_of(keys)
+        keys = list(listed)
         touched: set[bytes] = set() if rule.is_everything else touches.read().keys
-        unknown = Use(created_ms(self._layout.segments, number))
-        going: Listed = []
-        kept: Listed = []
-        youngest_ms = leased_ms = 0
-        for key, entry in listed:
-            time_ms, lease_ms, _ = uses.get(key, unknown)
-            if key in pinned or time_ms >= rule.horizon_ms or lease_ms > rule.lease_floor_ms or key in touched:
-                kept.append((key, entry))
-            else:
-                going.append((key, entry))
-                youngest_ms = max(youngest_ms, time_ms)
-                leased_ms = max(leased_ms, lease_ms)
+        staying = self._uses.pinned_of(keys) | (listed.keys() & touched)
+        known, unknown = self._uses.of(keys).get, Use(created_ms(self._layout.segments, number))
+        # What came together was used together: there are few different uses, so they are judged instead of the blobs.
+        uses = {known(key, unknown) for key in keys}
+        too_young = {use for use in uses if use.time_ms >= rule.horizon_ms or use.lease_until_ms > rule.lease_floor_ms}
+        if too_young:
+            staying |= {key for key in keys if known(key, unknown) in too_young}
+        if staying:
+            going = {key: entry for key, entry in listed.items() if key not in staying}
+            uses = {known(key, unknown) for key in going}
+        kept = sorted([(key, Entry.decode(listed[key])) for key in staying], key=lambda item: item[1].offset)
         # By order everything goes, also what was leased since the logs were merged.
+        leased_ms = max([use.lease_until_ms for use in uses], default=0)
         self._break_promises(EVERYTHING_MS if rule.is_everything and going else leased_ms)
-        return going, kept, youngest_ms
+        return going, kept, max([use.time_ms for use in uses], default=0)
 
     def _break_promises(self, leased_until_ms: int) -> None:
         """Where leased blobs go (beyond what leases may hold, or all by order), the push they were leased for will fail.
@@ -231,16 +232,15 @@ class Sweeper:
         with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
             found = cursor.getmulti(sorted(set(keys)))
         here = number.to_bytes(4, "little")
-        listed = [(key, Entry.decode(value)) for key, value in found if value[:4] == here]
-        return sorted(listed, key=lambda item: item[1].offset)
+        return {key: entry for key, entry in found if entry[:4] == here}
 
     def _listed_slowly(self, number: int) -> Listed:
         """The same, for a segment that cannot tell: all of the index is looked through."""
-        wanted = number.to_bytes(4, "little")
+        here = number.to_bytes(4, "little")
         with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
-            return [(key, Entry.decode(value)) for key, value in cursor if value[:4] == wanted]
+            return {key: entry for key, entry in cursor if entry[:4] == here}
 
-    def _move(self, kept: Listed) -> None:
+    def _move(self, kept: Kept) -> None:
         if not kept:
             return
         pinned = self._uses.pinned_of([key for key, _ in kept])
@@ -260,16 +260,15 @@ class Sweeper:
 
     def _mark(self, number: int, going: Listed, rule: Rule, touches: TouchReader) -> bool:
         """Mark it sweeping, unless something in it was used or promised up to now."""
-        keys = {key for key, _ in going}
         for _ in range(LOCK_TRIES):
             touches.read()  # most of what came since, so that little is left to be read under the lock
-            marked = self._try_to_mark(number, keys, rule, touches)
+            marked = self._try_to_mark(number, going, rule, touches)
             if marked is not None:
                 return marked
             time.sleep(LOCK_STEP_SECONDS)
         raise NotReady("a process holds on to promise.lock, so nothing can be evicted: is one of them stopped?")
 
-    def _try_to_mark(self, number: int, keys: set[bytes], rule: Rule, touches: TouchReader) -> bool | None:
+    def _try_to_mark(self, number: int, going: Listed, rule: Rule, touches: TouchReader) -> bool | None:
         # The index is locked first: to wait for its writers while promises wait for us would stall everybody.
         txn = self._index.env.begin(write=True)
         try:
@@ -279,7 +278,7 @@ class Sweeper:
                     return None
                 row = self._index.segment(txn, number)
                 ignored = rule.is_everything or (row is not None and row.suspect)
-                if row is None or (not ignored and self._is_in_use(txn, number, keys, rule, touches)):
+                if row is None or (not ignored and self._is_in_use(txn, number, going, rule, touches)):
                     txn.abort()
                     return False
                 self._index.put_segment(txn, number, row._replace(state=SegmentState.SWEEPING))
@@ -289,9 +288,9 @@ class Sweeper:
             txn.abort()
             raise
 
-    def _is_in_use(self, txn: Transaction, number: int, keys: set[bytes], rule: Rule, touches: TouchReader) -> bool:
+    def _is_in_use(self, txn: Transaction, number: int, going: Listed, rule: Rule, touches: TouchReader) -> bool:
         touched = touches.read()
-        if not touched.keys.isdisjoint(keys):
+        if not touched.keys.isdisjoint(going):
             return True
         return any(self._concerns(txn, number, name, rule) for name in touched.names)
 
@@ -314,31 +313,36 @@ class Sweeper:
                 self._delete_listed({number: self._listed_slowly(number)})
 
     def _delete_listed(self, going: Mapping[int, Listed], *, lost: bool = False) -> None:
-        index = self._index
-        ordered = sorted(itertools.chain.from_iterable(going.values()))  # neighbours in the index go together
+        # Neighbours in the index go together, whatever segment they lie in.
+        ordered = sorted(itertools.chain.from_iterable(listed.items() for listed in going.values()))
         for start in range(0, len(ordered), _AT_ONCE):
-            part = ordered[start : start + _AT_ONCE]
-            gone = []
-            # Also what was replaced by an upload meanwhile: it is not listed here any more.
-            counts = Counter(entry.segment for _, entry in part)
-            sizes: Counter[int] = Counter()
-            with index.env.begin(write=True) as txn:
-                with txn.cursor(index.blobs) as cursor:
-                    for key, entry in part:
-                        if cursor.set_key(key) and cursor.value() == ENTRY.pack(*entry):
-                            cursor.delete()
-                            gone.append(key)
-                            sizes[entry.segment] += record_bytes(entry.size_bytes)
-                for number, count in counts.items():
-                    row = index.segment(txn, number)
-                    if row is not None:
-                        left = row._replace(
-                            live_bytes=max(0, row.live_bytes - sizes[number]),
-                            live_count=max(0, row.live_count - count),
-                            incarnation=row.incarnation + lost,
-                        )
-                        index.put_segment(txn, number, left)
-            self._uses.forget(gone)
+            keys, entries = zip(*ordered[start : start + _AT_ONCE], strict=True)
+            newer: dict[bytes, bytes] = {}
+            with self._index.env.begin(write=True) as txn:
+                with txn.cursor(self._index.blobs) as cursor:
+                    found = tuple(map(cursor.pop, keys))
+                    if found != entries:
+                        newer = _newer(keys, entries, found)
+                        cursor.putmulti(list(newer.items()))
+                        # Whoever took an entry away, because its blob was damaged, has counted it off.
+                        entries = tuple(entry for entry, now in zip(entries, found, strict=True) if now is not None)
+                self._count_off(txn, entries, lost=lost)
+            self._uses.forget([key for key in keys if key not in newer])
+
+    def _count_off(self, txn: Transaction, entries: Iterable[bytes], *, lost: bool) -> None:
+        """These are not listed any more where they were, because they were deleted or, meanwhile, uploaded again."""
+        sizes: dict[int, list[int]] = defaultdict(list)
+        for number, _, size, _ in ENTRY.iter_unpack(b"".join(entries)):
+            sizes[number].append(size)
+        for number, gone in sizes.items():
+            row = self._index.segment(txn, number)
+            if row is not None:
+                left = row._replace(
+                    live_bytes=max(0, row.live_bytes - sum(map(record_bytes, gone))),
+                    live_count=max(0, row.live_count - len(gone)),
+                    incarnation=row.incarnation + lost,
+                )
+                self._index.put_segment(txn, number, left)
 
     def _hide(self, numbers: Collection[int]) -> None:
         for number in numbers:
@@ -373,3 +377,8 @@ class Sweeper:
         self._files.close()
         self._for_used.close()
         self._for_pinned.close()
+
+
+def _newer(keys: Sequence[bytes], entries: Sequence[bytes], found: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    """Those that were found under another entry: they were uploaded again."""
+    return {key: now for key, entry, now in zip(keys, entries, found, strict=True) if now is not None and now != entry}

@@ -7,6 +7,7 @@ lets it go and that has been read to its end is removed, so that they stay few.
 The rule: what is in a log is merged before the log goes, and merging it twice changes nothing.
 """
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -207,10 +208,11 @@ class _Fold:
             return
         uses = self._uses
         with uses.env.begin(write=True) as txn:
-            lease_of, grants_of = self._leases.get, self._grants.get
-            uses.note_in(
-                txn, {key: (time_ms, lease_of(key, 0), grants_of(key, 0)) for key, time_ms in self._times.items()}
+            times, none = self._times, itertools.repeat(0)
+            rows = zip(
+                times.values(), map(self._leases.get, times, none), map(self._grants.get, times, none), strict=False
             )
+            uses.note_in(txn, dict(zip(times, rows, strict=True)))
             for row, use in self._names:
                 uses.note_name_in(txn, row, use)
             for group in self._counted:

@@ -82,7 +82,9 @@ class Uses:
     def of(self, keys: Sequence[bytes]) -> dict[bytes, Use]:
         """The uses of those of ``keys`` of which one is known."""
         with self.env.begin() as txn, txn.cursor(self.blobs) as cursor:
-            return {key: Use(*USE.unpack(value)) for key, value in cursor.getmulti(keys)}
+            found = dict(cursor.getmulti(keys))
+        decoded = {value: Use(*USE.unpack(value)) for value in set(found.values())}  # few: what came together is alike
+        return {key: decoded[value] for key, value in found.items()}
 
     def used(self, keys: Iterable[bytes], time_ms: int) -> None:
         """Note a use of blobs."""
@@ -98,23 +100,10 @@ class Uses:
     def note_in(self, txn: Transaction, uses: Mapping[bytes, Row]) -> None:
         """As :meth:`note`."""
         keys = sorted(uses)
+        encoded = {row: USE.pack(*row) for row in set(uses.values())}  # few: what came together is alike
         with txn.cursor(self.blobs) as cursor:
-            known = dict(cursor.getmulti(keys))
-            pack, unpack = USE.pack, USE.unpack
-            if not known:
-                cursor.putmulti([(key, pack(*uses[key])) for key in keys])
-                return
-            rows = []
-            for key in keys:
-                time_ms, lease_ms, grants = uses[key]
-                value = known.get(key)
-                if value is not None:
-                    before_ms, leased_ms, granted = unpack(value)
-                    if leased_ms > lease_ms - limits.LEASE_MS:  # it had not lapsed
-                        grants += granted
-                    time_ms, lease_ms = max(time_ms, before_ms), max(lease_ms, leased_ms)
-                rows.append((key, pack(time_ms, lease_ms, grants)))
-            cursor.putmulti(rows)
+            raised = {key: _raised(value, *uses[key]) for key, value in cursor.getmulti(keys)}
+            cursor.putmulti([(key, raised.get(key) or encoded[uses[key]]) for key in keys])
 
     def unlease(self, keys: Sequence[bytes], granted_by_ms: int) -> None:
         """A push ended at that time (in ms): one of each blob's grants ends, and the lease with the last of them.
@@ -135,9 +124,9 @@ class Uses:
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Blobs that are no longer held."""
-        with self.env.begin(write=True) as txn:
+        with self.env.begin(write=True) as txn, txn.cursor(self.blobs) as cursor:
             for key in keys:
-                txn.delete(key, db=self.blobs)
+                cursor.pop(key)
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -312,3 +301,11 @@ class Uses:
         self.env.sync(force)
         if clean:
             vouch(self.path, clean=True)
+
+
+def _raised(before: bytes, time_ms: int, lease_ms: int, grants: int) -> bytes:
+    """What is known of a blob, after one more use."""
+    before_ms, leased_ms, granted = USE.unpack(before)
+    if leased_ms > lease_ms - limits.LEASE_MS:  # it had not lapsed
+        grants += granted
+    return USE.pack(max(time_ms, before_ms), max(lease_ms, leased_ms), grants)

@@ -91,6 +91,7 @@ def test_both_of_20_mb_are_whole_to_the_byte(cache: SmallCache) -> None:
 def test_a_pulled_artifact_outlives_an_older_one(cache: SmallCache, shape: str) -> None:
     for uri in ("first", "second", "third"):
         cache.push(uri, cut(5 * MB, shape))
+    time.sleep(0.002)  # uses within one millisecond are of one age
     assert cache.fetch("first")
     for uri in ("fourth", "fifth"):
         cache.push(uri, cut(5 * MB, shape))
@@ -104,6 +105,7 @@ def test_a_pull_through_a_second_server_counts(site: BuildSite, cache: SmallCach
     other = Artifacts(site.server(repo=cache.repo).port)
     for uri in ("first", "second", "third"):
         cache.push(uri, cut(5 * MB, "files of 100 KB"))
+    time.sleep(0.002)  # uses within one millisecond are of one age
     assert other.fetch("first")
     for uri in ("fourth", "fifth"):
         cache.push(uri, cut(5 * MB, "files of 100 KB"))

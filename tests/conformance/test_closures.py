@@ -14,7 +14,7 @@ from unit.store.repositories import QUOTA_BYTES, OtherProcess, Repository, blob,
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, WouldBlock
-from millpond.store.interface import BlobStore, Closures, Footprint
+from millpond.store.interface import BlobStore, Closures, Footprint, KnownClosure
 from millpond.store.memory import MemoryStore
 
 ROW, OTHER_ROW = b"r" * 32, b"o" * 32
@@ -113,6 +113,21 @@ def soon_intact(store: Any, row: bytes = ROW, stamp: bytes = STAMP) -> bool:
     return False
 
 
+# -- promise ------------------------------------------------------------------------------------------------------
+
+
+def test_a_promise_says_where_a_closure_lies_only_when_there_is_nothing_to_settle(store: Store) -> None:
+    digests = put(store, b"one", b"two", noise(300_000))
+    assert store.promise([*digests, A]) == ([A], None)
+    missing, footprint = store.promise(digests)
+    assert missing == []
+    assert footprint in (None, store.settle(digests))
+    settled = store.settle(digests)
+    assert store.promise([*digests, EMPTY]) in (([], settled), ([], None))
+    added = put(store, b"three")
+    assert store.promise(digests + added) == ([], None)  # what came last is not durable yet
+
+
 # -- settle -------------------------------------------------------------------------------------------------------
 
 
@@ -156,18 +171,18 @@ def test_what_was_never_remembered_must_be_walked(store: Store) -> None:
 
 
 def test_what_was_remembered_is_intact(store: Store) -> None:
-    store.remember(ROW, STAMP, store.settle(put(store, b"held", noise(300_000))))
+    store.remember([KnownClosure(ROW, STAMP, store.settle(put(store, b"held", noise(300_000))))])
     assert soon_intact(store)
     assert store.intact(ROW, STAMP)
 
 
 def test_a_closure_of_nothing_is_intact(store: Store) -> None:
-    store.remember(ROW, STAMP, store.settle([EMPTY]))
+    store.remember([KnownClosure(ROW, STAMP, store.settle([EMPTY]))])
     assert soon_intact(store)
 
 
 def test_another_name_and_another_binding_must_be_walked(store: Store) -> None:
-    store.remember(ROW, STAMP, store.settle(put(store, b"held")))
+    store.remember([KnownClosure(ROW, STAMP, store.settle(put(store, b"held")))])
     assert soon_intact(store)
     assert not store.intact(OTHER_ROW, STAMP)
     assert not store.intact(ROW, LATER_STAMP)
@@ -175,16 +190,16 @@ def test_another_name_and_another_binding_must_be_walked(store: Store) -> None:
 
 def test_the_last_binding_that_was_remembered_counts(store: Store) -> None:
     footprint = store.settle(put(store, b"held"))
-    store.remember(ROW, STAMP, footprint)
-    store.remember(OTHER_ROW, STAMP, footprint)
-    store.remember(ROW, LATER_STAMP, footprint)
+    store.remember([KnownClosure(ROW, STAMP, footprint)])
+    store.remember([KnownClosure(OTHER_ROW, STAMP, footprint)])
+    store.remember([KnownClosure(ROW, LATER_STAMP, footprint)])
     assert soon_intact(store, ROW, LATER_STAMP)
     assert not store.intact(ROW, STAMP)
     assert soon_intact(store, OTHER_ROW, STAMP)
 
 
 def test_storing_more_breaks_nothing(store: Store) -> None:
-    store.remember(ROW, STAMP, store.settle(put(store, b"held")))
+    store.remember([KnownClosure(ROW, STAMP, store.settle(put(store, b"held")))])
     assert soon_intact(store)
     for i in range(20):
         put(store, noise(200_000, str(i)))
@@ -192,7 +207,7 @@ def test_storing_more_breaks_nothing(store: Store) -> None:
 
 
 def test_without_waiting_intact_is_right_or_withheld(store: Store) -> None:
-    store.remember(ROW, STAMP, store.settle(put(store, b"held")))
+    store.remember([KnownClosure(ROW, STAMP, store.settle(put(store, b"held")))])
     assert soon_intact(store)
     for _ in range(20):
         try:
@@ -274,9 +289,9 @@ def test_two_stores_share_what_they_know_of_names(place: Place, store: Store, cl
     digest, data = blob("here")
     put(store, data)
     footprint = other.settle([digest])
-    other.remember(ROW, STAMP, footprint)
+    other.remember([KnownClosure(ROW, STAMP, footprint)])
     assert soon_intact(store)
-    store.remember(OTHER_ROW, STAMP, store.settle([digest]))
+    store.remember([KnownClosure(OTHER_ROW, STAMP, store.settle([digest]))])
     assert soon_intact(other, OTHER_ROW)
     store.refuse([A])
     assert other.was_refused([A])
@@ -285,7 +300,7 @@ def test_two_stores_share_what_they_know_of_names(place: Place, store: Store, cl
 
 
 def test_what_was_remembered_stays(place: Place, store: Store) -> None:
-    store.remember(ROW, STAMP, store.settle(put(store, b"held")))
+    store.remember([KnownClosure(ROW, STAMP, store.settle(put(store, b"held")))])
     store.refuse([A])
     assert soon_intact(store)
     store = place.open()

@@ -16,7 +16,7 @@ def test_a_push_beyond_what_names_may_hold_is_refused_and_a_pull_goes_on(tmp_pat
         client.call("PushBlob", uris=["urn:first"], blob_digest=message_of(digest))
         names = server.cache.names
         assert isinstance(names, LmdbNames)
-        names._limit_bytes = names.held_bytes
+        names._consequences._limit_bytes = names.held_bytes
         with refused("RESOURCE_EXHAUSTED", "names hold all of the"):
             client.call("PushBlob", uris=["urn:second"], blob_digest=message_of(digest))
         assert client.call("FetchBlob", uris=["urn:first"]).blob_digest.hash == digest.hash

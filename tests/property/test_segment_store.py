@@ -13,6 +13,7 @@ from unit.store.repositories import QUOTA_BYTES, Repository, noise, soon
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, DigestMismatch, InvalidRequest
+from millpond.store.interface import KnownClosure
 from millpond.store.memory import MemoryStore
 
 SIZES = st.sampled_from([1, 7, 900, 20_000, 100_000, 262_000, 300_000, limits.MIB, limits.MIB + 3])
@@ -139,7 +140,7 @@ class StoreMachine(RuleBasedStateMachine):
     def push(self, name: int) -> None:
         digests = [digest for digest in self.known if digest not in self.model.find_missing(list(self.known))]
         row = bytes([name]) * 32, bytes(16)
-        self.real.remember(*row, self.real.settle(digests))
+        self.real.remember([KnownClosure(*row, self.real.settle(digests))])
         self.names[row] = digests
         assert soon(lambda: self.real.intact(*row))
 

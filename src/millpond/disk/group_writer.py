@@ -7,6 +7,7 @@ have got alone: when a group fails, each of it is done again by itself, so work 
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -54,17 +55,30 @@ class Work:
 
 
 class GroupWriter:
-    """Runs jobs in order, many per transaction. ``told`` turns a failure into what the caller is to see."""
+    """Runs jobs in order, many per transaction."""
 
     def __init__(
-        self, environment: lmdb.Environment, name: str, *, told: Callable[[Exception], Exception] = lambda error: error
+        self,
+        environment: lmdb.Environment,
+        name: str,
+        *,
+        told: Callable[[Exception], Exception] = lambda error: error,
+        ending: Callable[[Transaction], None] = lambda _: None,
+        gather_seconds: float = 0.0,
     ) -> None:
+        """``told`` turns a failure into what the caller is to see. ``ending`` is done last in each transaction, for all jobs.
+
+        ``gather_seconds``: how long a group waits for more when the one before was of several. Those whose jobs were
+        committed together come back together, and where a commit costs a sync, one less is worth that.
+        """
         self._environment = environment
+        self._gather_seconds = gather_seconds
+        self._ending = ending
         self._told = told
         self._door = threading.Lock()
         self._closed = False
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
-        self._lazy: deque[Job] = deque()
+        self._lazy: deque[Callable[[Transaction], Any]] = deque()
         # A daemon: what was acknowledged is safe, so an exit without close() loses nothing and must not hang.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -83,7 +97,7 @@ class GroupWriter:
 
     def submit_lazily(self, work: Callable[[Transaction], Any]) -> None:
         """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went."""
-        self._lazy.append(Work(work))
+        self._lazy.append(work)
 
     def flush(self) -> None:
         """See to it that lazy work is done soon."""
@@ -106,13 +120,17 @@ class GroupWriter:
         with self._door:
             if not self._closed:
                 self._closed = True
-                self._waiting.put(Work(lambda _: None))  # takes lazy work along
+                if self._lazy:
+                    self._waiting.put(Work(lambda _: None))  # takes it along
                 self._waiting.put(None)  # nothing follows it: submit() looks at _closed behind the same door
         self._thread.join()
 
     def _serve(self) -> None:
         job = self._waiting.get()
+        several = False
         while job is not None:
+            if several and self._gather_seconds:
+                time.sleep(self._gather_seconds)
             group = [job]
             job = None
             while len(group) < _AT_ONCE and not self._waiting.empty():
@@ -121,13 +139,14 @@ class GroupWriter:
                     self._run_group(group)
                     return
                 group.append(job)
+            several = len(group) > 1
             self._run_group(group)
             job = self._waiting.get()
 
     def _run_group(self, group: list[Job]) -> None:
         ready = [job for job in group if self._prepared(job)]
         while self._lazy:
-            ready.append(self._lazy.popleft())
+            ready.append(Work(self._lazy.popleft()))
         self._commit(ready)
 
     def _prepared(self, job: Job) -> bool:
@@ -146,6 +165,7 @@ class GroupWriter:
         try:
             with self._environment.begin(write=True) as txn:
                 results = [job.apply(txn) for job in group]
+                self._ending(txn)
         except Exception as failure:
             environment.heed(failure)
             if len(group) == 1:

@@ -68,7 +68,7 @@ def verify(copy: Path) -> Iterator[None]:
     try:
         held.next_number()
         for row, value in held.rows():
-            values.entry_of(row, value)
+            values.unseal(row, value)
             yield
     except (values.Damaged, MillpondError) as damage:
         raise RefusedToStart(f"the copy of the names in {copy} is damaged: {damage}") from None

@@ -9,6 +9,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Any
 
+from millpond.core import json_text
 from millpond.core.digest import Digest
 from millpond.core.errors import InvalidRequest
 
@@ -69,7 +70,7 @@ class Binding:
             fields["foreign"] = True
         if self.message:
             fields["message"] = b64encode(self.message).decode()
-        return json.dumps(fields, separators=(",", ":")).encode()
+        return json_text.compact(fields).encode()
 
     @classmethod
     def decode(cls, encoded: bytes) -> "Binding":

@@ -20,12 +20,13 @@ from typing import TypeVar
 import lmdb
 
 from millpond.core import limits
-from millpond.core.errors import MillpondError, NameNotFound, NoSpace, NotReady, NotServed
+from millpond.core.errors import MillpondError, NameNotFound, NotReady, NotServed
 from millpond.core.names import Name, Namespace
 from millpond.disk.group_writer import GroupWriter, Work
-from millpond.names import environment, room, values, verification
+from millpond.names import environment, room, values
 from millpond.names.binding import Binding
 from millpond.names.changes import Changes
+from millpond.names.consequences import Consequences
 from millpond.names.marks import BrokenNames, Pins
 from millpond.names.recent import Recent
 
@@ -33,6 +34,7 @@ _Result = TypeVar("_Result")
 
 _NUMBERS_ROW = b"segments"
 _NUMBER_BYTES = 8
+_GATHER_SECONDS = 0.0001
 _CHUNK_ROWS = 256
 """How much of a listing is read in one transaction, at most ``limits.CHUNK_BYTES`` plus one value."""
 
@@ -63,7 +65,6 @@ class LmdbNames:
         lock: bool = True,
     ) -> None:
         self._path = path
-        self._limit_bytes = limit_bytes
         self._closed = False
         self._opened = False  # until then a failure is a reason not to start, and told as such
         self._damaged: set[bytes] = set()
@@ -79,17 +80,20 @@ class LmdbNames:
             if read_only:
                 tables = environment.tables_to_read(path, self._env)
             else:
-                self._writer = GroupWriter(self._env, "names-writer", told=self._told)
+                self._writer = GroupWriter(
+                    self._env, "names-writer", told=self._told, ending=self._end, gather_seconds=_GATHER_SECONDS
+                )
                 tables = environment.tables_to_write(path, self._env, self._writer, must_exist=must_exist)
         except BaseException:
             self.close()
             raise
-        self._meta, self._bindings, self._counters = tables[b"meta"], tables[b"bindings"], tables[b"counters"]
+        self._bindings, self._counters = tables[b"bindings"], tables[b"counters"]
         self._tables = tables
         self.changes = Changes(tables.get(b"changes"), self._reading)
         self.pins = Pins(tables.get(b"pins"), self._reading, self._write)
         self.broken = BrokenNames(tables.get(b"broken"), self._reading, self._write)
         self._room = room.Room(self._counters, self._bindings)
+        self._consequences = Consequences(tables[b"meta"], self._room, self.changes, limit_bytes)
         self._opened = True
 
     def bind(self, bindings: Sequence[tuple[Name, Binding]]) -> None:
@@ -102,16 +106,10 @@ class LmdbNames:
 
         def write(transaction: "lmdb.Transaction[bytes]") -> None:
             put = [one for one in rows if overwrite or not self._is_bound(transaction, one[0])]
-            grown = sum(self._put(transaction, row, value) for row, value in put)
-            held = self._room.changed(transaction, grown)
-            self.changes.note(transaction, [row for row, _ in put])
-            if self._limit_bytes is not None and grown > 0 and held > self._limit_bytes():
-                raise NoSpace(
-                    f"names hold all of the {self._limit_bytes()} bytes that the quota leaves them, and none could give"
-                    " way yet: try again in a minute; if it goes on, raise the quota or remove pins"
-                )
+            grown_bytes = sum([self._put(transaction, row, value) for row, value in put])
+            self._consequences.changed(transaction, [row for row, _ in put], grown_bytes)
 
-        return self._open_writer().submit(Work(self._signed(write)))
+        return self._open_writer().submit(Work(write))
 
     def resolve(self, name: Name) -> Binding:
         """See :meth:`NameIndex.resolve`."""
@@ -165,8 +163,7 @@ class LmdbNames:
         for row in held:
             transaction.delete(row, db=self._bindings)
         if held:
-            self._room.changed(transaction, -sum(map(room.taken_bytes, held.values())))
-            self.changes.note(transaction, held)
+            self._consequences.changed(transaction, held, -sum(map(room.taken_bytes, held.values())))
         return len(held)
 
     def _is_bound_to(self, transaction: "lmdb.Transaction[bytes]", row: bytes, expected: Binding) -> bool:
@@ -310,17 +307,11 @@ class LmdbNames:
             raise self._unread(error) from error
 
     def _write(self, work: Callable[["lmdb.Transaction[bytes]"], _Result]) -> _Result:
-        return self._open_writer().run(self._signed(work))
+        return self._open_writer().run(work)
 
-    def _signed(self, work: Callable[["lmdb.Transaction[bytes]"], _Result]) -> Callable[..., _Result]:
-        """``work``, and the number of its commit beside it (``names.verification``)."""
-
-        def signed(transaction: "lmdb.Transaction[bytes]") -> _Result:
-            result = work(transaction)
-            verification.sign(transaction, self._meta)
-            return result
-
-        return signed
+    def _end(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        if self._opened:
+            self._consequences.write(transaction)
 
     def _open_writer(self) -> GroupWriter:
         if self._writer is None:

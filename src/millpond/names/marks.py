@@ -6,7 +6,6 @@ Rows in the table ``pins``: the SHA-256 of a pattern, and ``state`` for what upk
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -65,7 +64,7 @@ class _Table:
                 if fields is None:
                     transaction.delete(row, db=self.table)
                 else:
-                    sealed = values.seal(row, json.dumps(fields, separators=(",", ":")).encode())
+                    sealed = values.seal(row, json_text.compact(fields).encode())
                     transaction.put(row, sealed, db=self.table)
             return before
 

@@ -14,7 +14,6 @@ The name stands there in full because the row is only its hash. Whatever a newer
 binding, which keeps fields that it does not know.
 """
 
-import json
 from hashlib import blake2b
 
 from millpond.core import json_text
@@ -52,7 +51,7 @@ def unseal(row: bytes, value: bytes) -> bytes:
 
 def value_of(name: Name, binding: Binding) -> bytes:
     """What stands in ``name.row`` while ``name`` is bound to ``binding``."""
-    head = json.dumps([name.instance, name.namespace, name.key], separators=(",", ":"))
+    head = json_text.compact([name.instance, name.namespace, name.key])
     return seal(name.row, head.encode() + b"\n" + binding.encode())
 
 

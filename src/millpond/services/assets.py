@@ -24,7 +24,7 @@ from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, Name, Namespace, as
 from millpond.names.binding import Binding
 from millpond.services import closure
 from millpond.services.cache import Cache
-from millpond.store.interface import Footprint
+from millpond.store.interface import Footprint, KnownClosure
 
 Qualifiers = Sequence[tuple[str, str]]
 
@@ -116,17 +116,15 @@ def _whole(cache: Cache, name: Name, binding: Binding, now_ms: int, *, wait: boo
     if cache.closures.intact(name.row, binding.stamp, wait=wait):
         return True
     try:
-        promise = cache.closures.promise
-        found = closure.walk(cache.blobs, name.namespace, name.key, binding, promise=promise, wait=wait)
-        footprint = cache.closures.settle(found.digests, wait=wait)
+        _, footprint = _held_and_durable(cache, name.namespace, name.key, binding, wait=wait)
     except (IncompleteClosure, BlobNotFound, InvalidRequest, TooMuch):
         return False
-    cache.closures.remember(name.row, binding.stamp, footprint, promised_ms=now_ms)
+    cache.closures.remember([KnownClosure(name.row, binding.stamp, footprint, now_ms)])
     return True
 
 
 class PendingPush:
-    """A push whose names are on their way to the disk. Hold it until :attr:`bound` is done, then :meth:`finish` it."""
+    """A push whose names are on their way to the disk. Hold it until :attr:`bound` is done, then :func:`finish` it."""
 
     def __init__(
         self,
@@ -137,21 +135,20 @@ class PendingPush:
         *,
         overwrite: bool = True,
     ) -> None:
-        self._closures = cache.closures
+        self.cache = cache
         self._names = names
         self._binding = binding
         self._footprint = footprint
         self.bound: Future[None] = cache.names.bind_later([(name, binding) for name in names], overwrite=overwrite)
 
-    def finish(self) -> None:
-        """The names are durable: note where their closure lies and end the leases of its blobs."""
-        if self._footprint is not None:
-            for name in self._names:
-                # The clock was looked at before the closure was walked.
-                promised_ms = self._binding.pushed_at_ms
-                self._closures.remember(
-                    name.row, self._binding.stamp, self._footprint, promised_ms=promised_ms, ends_leases=True
-                )
+    @property
+    def known(self) -> list[KnownClosure]:
+        """Where the closure of each of its names lies, if it is here."""
+        if self._footprint is None:
+            return []
+        # The clock was looked at before the closure was walked.
+        stamp, promised_ms = self._binding.stamp, self._binding.pushed_at_ms
+        return [KnownClosure(name.row, stamp, self._footprint, promised_ms) for name in self._names]
 
 
 def begin_push(
@@ -190,11 +187,18 @@ def begin_push(
     return PendingPush(cache, names, binding, footprint, overwrite=request.overwrite)
 
 
+def finish(pushes: Sequence[PendingPush]) -> None:
+    """The names of these, all of one cache, are durable: note where their closures lie and end their blobs' leases."""
+    known = [closure for push in pushes for closure in push.known]
+    if known:
+        pushes[0].cache.closures.remember(known, ends_leases=True)
+
+
 def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str) -> None:
     """:func:`begin_push`, waited for."""
     pending = begin_push(cache, instance, namespace, request, pushed_by=pushed_by)
     pending.bound.result()
-    pending.finish()
+    finish([pending])
 
 
 def _is_foreign(cache: Cache, names: Sequence[Name], binding: Binding) -> bool:
@@ -209,10 +213,29 @@ def _settled(cache: Cache, names: Sequence[Name], binding: Binding, *, wait: boo
     # Of several URIs the strictest rule counts: artifacts alone may have holes in their optional trees.
     key = next((name.key for name in names if not name.key.startswith(ARTIFACT_URN)), names[0].key)
     for _ in range(_TRIES):
-        promise = cache.closures.promise
-        found = closure.walk(cache.blobs, names[0].namespace, key, binding, promise=promise, wait=wait)
         try:
-            return found, cache.closures.settle(found.digests, wait=wait)
+            return _held_and_durable(cache, names[0].namespace, key, binding, wait=wait)
         except BlobNotFound as gone:
             why = str(gone)
     raise IncompleteClosure(why)
+
+
+def _held_and_durable(
+    cache: Cache, namespace: Namespace, key: str, binding: Binding, *, wait: bool
+) -> tuple[closure.Closure, Footprint]:
+    """Walk, promise and settle.
+
+    Raises:
+        BlobNotFound: eviction took a blob between the walk and the last look. And what both of these raise.
+    """
+    footprints: list[Footprint | None] = []
+
+    def promise(digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+        promised = cache.closures.promise(digests, wait=wait)
+        footprints.append(promised.footprint)
+        return promised.missing
+
+    found = closure.walk(cache.blobs, namespace, key, binding, promise=promise, wait=wait)
+    if len(footprints) == 1 and footprints[0] is not None:
+        return found, footprints[0]  # the look that promised all of it found it durable
+    return found, cache.closures.settle(found.digests, wait=wait)

@@ -46,7 +46,7 @@ class _Roots:
 
 
 class Promise(Protocol):
-    """``Closures.promise``, or ``BlobStore.find_missing`` where nothing is promised."""
+    """How blobs are promised; ``BlobStore.find_missing`` where nobody is told of a closure."""
 
     def __call__(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
         """Those that are not held; the others are promised."""

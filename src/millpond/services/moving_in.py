@@ -298,5 +298,5 @@ class MovingIn:
             except NoSpace as why:
                 self._leave(ready.entry.path, self.mover.no_room(str(why)), ready.old.uri)
                 continue
-            pending.finish()
+            assets.finish([pending])
             self.moved.names += 1

@@ -216,6 +216,9 @@ class PinDuty:
         self._come_back_to(epoch)
 
     def _take_in_changes(self, epoch: _Epoch) -> None:
+        if not epoch.pins and not epoch.done:
+            epoch.position = self._names.changes.position()  # nobody asks whether a name that changed is pinned
+            return
         changed = self._names.changes.since(epoch.position)
         if changed is None:
             self._begin(epoch.pins, self._clock())

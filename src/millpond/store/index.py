@@ -161,16 +161,22 @@ class Index:
 
     def find(self, txn: Transaction, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The encoded entries of those of ``keys`` that are listed in segments that hold."""
+        return self.find_in(txn, keys)[0]
+
+    def find_in(self, txn: Transaction, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], dict[int, SegmentRow]]:
+        """The same, and the rows of the segments."""
         with txn.cursor(self.blobs) as cursor:
             found: dict[bytes, bytes] = dict(cursor.getmulti(keys))
-        lost = {number for number in set(map(_SEGMENT, found.values())) if not self._holds(txn, number)}
+        rows, lost = {}, set()
+        for number in set(map(_SEGMENT, found.values())):
+            row = self.segment(txn, int.from_bytes(number, "little"))
+            if row is not None and row.holds:
+                rows[int.from_bytes(number, "little")] = row
+            else:
+                lost.add(number)
         if lost:
             found = {key: value for key, value in found.items() if value[:4] not in lost}
-        return found
-
-    def _holds(self, txn: Transaction, number: bytes) -> bool:
-        row = self.segment(txn, int.from_bytes(number, "little"))
-        return row is not None and row.holds
+        return found, rows
 
     def entries(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """The entries of those of ``keys`` that are listed in segments that hold."""

@@ -107,6 +107,26 @@ class Footprint(NamedTuple):
     places: tuple[tuple[int, int], ...]
 
 
+class Promised(NamedTuple):
+    """What :meth:`Closures.promise` found."""
+
+    missing: list[Digest]
+    footprint: Footprint | None
+    """Where all of them lie, if they are durable already: then there is nothing to settle. None: settle."""
+
+
+class KnownClosure(NamedTuple):
+    """What a name stands for, and where all that it needs lies."""
+
+    row: bytes
+    """``Name.row``."""
+    stamp: bytes
+    """``Binding.stamp``."""
+    footprint: Footprint
+    promised_ms: int = 0
+    """All of its blobs were promised since then; 0: nobody knows."""
+
+
 class Closures(Protocol):
     """What a store does for names: it makes their blobs durable, and tells in microseconds if all are still there."""
 
@@ -120,21 +140,15 @@ class Closures(Protocol):
 
         """
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
-        """Those of a closure that are not held; when there are none, all are promised until the push is through.
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
+        """Which of a closure are not held; when all are, they are promised until the push is through.
 
         Unlike :meth:`BlobStore.find_missing` it is no client who is told that they are held, so no lease of a client
         depends on it. And what is left of a broken closure is not promised: it would stay in the place of whole ones.
         """
 
-    def remember(
-        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
-    ) -> None:
-        """Note that the binding ``stamp`` of the name ``row`` lies there; counts as use.
-
-        ``promised_ms``: all of its blobs were promised since then; 0: nobody knows. ``ends_leases``: this was the push
-        for which they were leased.
-        """
+    def remember(self, closures: Sequence[KnownClosure], *, ends_leases: bool = False) -> None:
+        """Note where these lie; counts as use. ``ends_leases``: they were just pushed, and leased for that."""
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
         """Whether all that was remembered is still there, and if so, count it as used.

@@ -17,7 +17,7 @@ from millpond.core import limits
 from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, DigestMismatch, InvalidRequest, MillpondError, NoSpace
-from millpond.store.interface import Bytes, Footprint
+from millpond.store.interface import Bytes, Footprint, KnownClosure, Promised
 
 
 @dataclass(slots=True)
@@ -122,11 +122,11 @@ class MemoryStore:
             if kept:
                 self._uploads[session] = kept
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
         """As :meth:`find_missing`, but all or nothing."""
         with self._lock:
             missing = [digest for digest in dict.fromkeys(digests) if digest != EMPTY and digest not in self._blobs]
-        return missing or self.find_missing(digests, wait=wait)
+        return Promised(missing or self.find_missing(digests, wait=wait), None)
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Memory is as durable as this store gets; only look."""
@@ -137,20 +137,13 @@ class MemoryStore:
                     raise BlobNotFound(f"blob {digest} is not in this cache")
             return Footprint(tuple(sorted((self._blobs[digest].number, 0) for digest in wanted)))
 
-    def remember(
-        self,
-        row: bytes,
-        stamp: bytes,
-        footprint: Footprint,
-        *,
-        promised_ms: int = 0,  # noqa: ARG002 - every promise is noted at once here
-        ends_leases: bool = False,
-    ) -> None:
-        """Note it, and end the leases if that is what it is."""
+    def remember(self, closures: Sequence[KnownClosure], *, ends_leases: bool = False) -> None:
+        """Note them, and end the leases if that is what it is."""
         with self._lock:
-            self._intact[row] = (stamp, footprint)
-            for held in self._at(footprint):
-                held.leased_until_ms = 0 if ends_leases else held.leased_until_ms
+            for row, stamp, footprint, _ in closures:  # every promise is noted at once here
+                self._intact[row] = (stamp, footprint)
+                for held in self._at(footprint):
+                    held.leased_until_ms = 0 if ends_leases else held.leased_until_ms
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:  # noqa: ARG002
         """Whether the same binding was noted, and all of it is still the very same."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady
 from millpond.store.index import Entry, Index
-from millpond.store.interface import Bytes, Footprint, OpenBlob, Upload
+from millpond.store.interface import Bytes, Footprint, KnownClosure, OpenBlob, Promised, Upload
 from millpond.store.repository.layout import Layout
 from millpond.store.segments.files import SegmentFiles
 from millpond.store.segments.lookup import SegmentLookup
@@ -54,9 +54,9 @@ class ReadOnlyStore:
         """No upload was ever begun."""
         return 0
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
         """As :meth:`find_missing`."""
-        return self.find_missing(digests, wait=wait)
+        return Promised(self.find_missing(digests, wait=wait), None)
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Look only."""
@@ -64,9 +64,7 @@ class ReadOnlyStore:
             raise BlobNotFound(f"blob {digest} is not in this cache")
         return Footprint(())
 
-    def remember(
-        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
-    ) -> None:
+    def remember(self, closures: Sequence[KnownClosure], *, ends_leases: bool = False) -> None:
         """Nothing is noted; the next fetch walks again."""
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:  # noqa: ARG002

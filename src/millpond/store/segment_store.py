@@ -19,7 +19,7 @@ from millpond.disk.group_writer import GroupWriter
 from millpond.disk.locks import SharedLock
 from millpond.store.failures import told
 from millpond.store.index import Entry, Index
-from millpond.store.interface import Bytes, Footprint, OpenBlob
+from millpond.store.interface import Bytes, Footprint, KnownClosure, OpenBlob, Promised
 from millpond.store.repository.layout import Layout
 from millpond.store.room.ballast import Ballast
 from millpond.store.room.quota import StoredQuota
@@ -104,21 +104,12 @@ class SegmentStore:
 
     def find_missing(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
         """Those that are not held; the others are promised."""
-        return self._promise(digests, Kind.LEASED, wait=wait)
-
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
-        """The same for a walk of a closure, which promises all of it or nothing."""
-        return self._promise(digests, Kind.WALKED, wait=wait)
-
-    def _promise(self, digests: Sequence[Digest], kind: Kind, *, wait: bool) -> list[Digest]:
         if not digests:
             return []  # a probe: it asks whether anybody is there
         with self._promises.shared(wait=wait):
             held = self._lookup.held(digests)
-            whole = len(held) == len(digests)
-            if whole or kind is Kind.LEASED:
-                self._touches.append(kind, [digest[0] for digest in held])
-        if whole:
+            self._touches.append(Kind.LEASED, [digest[0] for digest in held])
+        if len(held) == len(digests):
             return []
         if not held and EMPTY not in digests:
             return list(digests)
@@ -211,17 +202,27 @@ class SegmentStore:
 
     # -- Closures ---------------------------------------------------------------------------------------------------
 
+    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
+        """All of it or nothing."""
+        digests = [digest for digest in digests if digest != EMPTY]
+        if not digests:
+            return Promised([], Footprint(()))
+        with self._promises.shared(wait=wait):
+            look = self._durability.look(digests)
+            if not look.missing:
+                self._touches.append(Kind.WALKED, [digest[0] for digest in digests])
+        return Promised(look.missing, look.footprint)
+
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:
         """Make durable, check again, tell where it lies."""
         return self._durability.settle([digest for digest in digests if digest != EMPTY], wait=wait)
 
-    def remember(
-        self, row: bytes, stamp: bytes, footprint: Footprint, *, promised_ms: int = 0, ends_leases: bool = False
-    ) -> None:
-        """Note a closure; not waited for, because a lost note only costs a walk."""
-        self._durability.remember(row, stamp, footprint)
+    def remember(self, closures: Sequence[KnownClosure], *, ends_leases: bool = False) -> None:
+        """Note them; not waited for, because a lost note only costs a walk."""
+        for row, stamp, footprint, _ in closures:
+            self._durability.remember(row, stamp, footprint)
         kind = Kind.NAME_BOUND if ends_leases else Kind.NAME_WALKED
-        self._touches.append(kind, [row + promised_ms.to_bytes(8, "little")])
+        self._touches.append(kind, [row + promised_ms.to_bytes(8, "little") for row, _, _, promised_ms in closures])
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
         """Whether it is all there; counts as use, if that can be written: a full disk must not end pulls."""

@@ -20,6 +20,7 @@ from millpond.services.access import Principal
 from millpond.store.interface import Bytes
 from millpond.wire.errors import OK, Ended, Status, status_of
 from millpond.wire.inflow import Inflow, Message
+from millpond.wire.prompt import Prompt
 from millpond.wire.rpc import Parts, Rpc
 
 _WIDE_BYTES = limits.STREAM_WINDOW_BYTES // 2
@@ -40,7 +41,7 @@ class Line(Protocol):
 
     peer: str
     inflow: Inflow
-    running: set[asyncio.Task[None]]
+    running: set[asyncio.Future[None]]
     """Every handler at work, so that none is forgotten."""
     writing: "set[Call]"
     """The calls that wait until the peer has taken some of their answers."""
@@ -123,7 +124,7 @@ class Call:
         self._wants = not rpc.reads
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[None] | None = None
 
     @property
     def peer(self) -> str:
@@ -263,14 +264,21 @@ class Call:
         answering = self._run(request)
         if self._rpc.reads:
             self._go_on_as(asyncio.get_running_loop().create_task(answering))
-            return
+        else:
+            self._go_on(answering)
+
+    def _go_on(self, answering: Coroutine[Any, Any, None]) -> None:
         try:
             awaited = answering.send(None)
         except StopIteration:
             return
-        self._go_on_as(asyncio.get_running_loop().create_task(_rest_of(answering, awaited)))
+        if isinstance(awaited, Prompt):
+            awaited.go_on = functools.partial(self._go_on, answering)
+            self._go_on_as(awaited)
+        else:
+            self._go_on_as(asyncio.get_running_loop().create_task(_rest_of(answering, awaited)))
 
-    def _go_on_as(self, task: "asyncio.Task[None]") -> None:
+    def _go_on_as(self, task: "asyncio.Future[None]") -> None:
         self._task = task
         self._line.running.add(task)
         task.add_done_callback(self._line.running.discard)  # one that is cancelled before it begins has no other end

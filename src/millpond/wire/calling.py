@@ -9,6 +9,7 @@ and together they take longer than in turn.
 import asyncio
 import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -16,7 +17,9 @@ from typing import Any, ParamSpec, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from millpond.core.errors import InvalidRequest, WouldBlock
+from millpond.services import assets
 from millpond.services.assets import PendingPush
+from millpond.wire.prompt import Prompt
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,10 +32,53 @@ _WRITERS = 32
 """Pushes spend their time waiting for a disk's sync, which many of them then share."""
 
 
+class _Finishing:
+    """Finishes pushes on the loop, all that one transaction made durable at once.
+
+    A caller that goes away leaves the transaction to those who share it, and its push is finished all the same.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._durable: list[tuple[PendingPush, Prompt]] = []
+
+    async def through(self, push: PendingPush) -> None:
+        """Wait until it is durable and finished.
+
+        Raises:
+            NoSpace, NotReady: it was not written.
+        """
+        # asyncio.wrap_future would wake the loop for each of them.
+        loop = asyncio.get_running_loop()
+        bound = Prompt(loop=loop)
+
+        def tell(_: object) -> None:
+            with self._guard:
+                self._durable.append((push, bound))
+                is_first = len(self._durable) == 1
+            if is_first:
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                    loop.call_soon_threadsafe(self._finish)
+
+        push.bound.add_done_callback(tell)
+        await bound
+        push.bound.result()
+
+    def _finish(self) -> None:
+        with self._guard:
+            durable, self._durable = self._durable, []
+        try:
+            assets.finish([push for push, _ in durable if push.bound.exception() is None])
+        finally:
+            for _, bound in durable:
+                bound.happen()
+
+
 class Caller:
     """Runs service methods for handlers."""
 
     def __init__(self) -> None:
+        self._finishing = _Finishing()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._thinker = ThreadPoolExecutor(1, thread_name_prefix="think")
         self._storers = ThreadPoolExecutor(_STORERS, thread_name_prefix="store")
@@ -91,32 +137,12 @@ class Caller:
             pending = begin(*args, wait=False)
         except WouldBlock:
             pending = await self.writing(begin, *args, wait=True)
-        await _committed(pending)
+        await self._finishing.through(pending)
 
     def close(self) -> None:
         """Let running calls end; start no more."""
         for pool in (self._readers, self._thinker, self._storers, self._writers):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-async def _committed(pending: PendingPush) -> None:
-    """Wait until a push is durable, and finish it. A caller that goes away leaves the transaction to those who share it."""
-    # asyncio.wrap_future would pass on a cancellation, and costs three callbacks on the loop where this costs one.
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-            loop.call_soon_threadsafe(wake)
-
-    pending.bound.add_done_callback(tell)
-    await waiter
-    pending.bound.result()
-    pending.finish()
 
 
 def decode(message: type[M], raw: bytes) -> M:

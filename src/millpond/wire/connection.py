@@ -66,7 +66,7 @@ class Shared:
         """``rpcs``: by their paths."""
         self.rpcs = rpcs
         self.inflow = Inflow(limits.INFLOW_BYTES)
-        self.running: set[asyncio.Task[None]] = set()
+        self.running: set[asyncio.Future[None]] = set()
         self.connections: set[Connection] = set()
         # One for all: what is read into it is dealt with before anything else is read.
         self.buffer = memoryview(bytearray(_READ_BYTES))

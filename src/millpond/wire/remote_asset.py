@@ -13,7 +13,7 @@ from millpond._protos.build.bazel.remote.execution.v2 import remote_execution_pb
 from millpond.core.digest import Digest
 from millpond.core.errors import InvalidRequest
 from millpond.core.names import Namespace
-from millpond.services.assets import Asset, AssetPush, Qualifiers, check_request
+from millpond.services.assets import Asset, AssetPush, Qualifiers
 from millpond.wire.calling import Caller, decode
 from millpond.wire.digests import digest_message, digest_of
 from millpond.wire.gate import SHA256, Gate, check_function
@@ -95,7 +95,6 @@ class PushServicer:
         request: ra_pb2.PushBlobRequest | ra_pb2.PushDirectoryRequest = decode(kind, raw)
         writer = admission.writer(principal, request.instance_name)
         check_function(request.digest_function)
-        check_request(request.uris, _qualifiers(request.qualifiers))
         if not request.HasField(digest_field):
             raise InvalidRequest(f"{digest_field} is missing")
         push = AssetPush(

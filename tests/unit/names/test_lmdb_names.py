@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import NameNotFound, NoSpace, NotReady, NotServed, RefusedToStart
 from millpond.core.names import Name, Namespace
-from millpond.disk.group_writer import GroupWriter
-from millpond.names import environment, values, verification
+from millpond.disk.group_writer import GroupWriter, Work
+from millpond.names import environment, room, values, verification
 from millpond.names.binding import Binding
 from millpond.names.lmdb_names import LmdbNames
 from millpond.names.notes import Broken, Pin, PinState
@@ -396,6 +397,67 @@ def test_close_first_commits_what_waits(env: lmdb.Environment) -> None:
     queue.let_go()
     with env.begin() as transaction:
         assert transaction.get(b"late") == b""
+
+
+def test_those_who_were_committed_together_are_waited_for(env: lmdb.Environment) -> None:
+    queue, transactions = Queue(env), {}
+    queue.writer._gather_seconds = 0.2
+
+    def note(label: str) -> None:
+        queue.writer.run(lambda t: [t.put(label.encode(), b""), transactions.update({label: t.id()})])
+
+    for label in ("a", "b"):
+        queue.add(lambda label=label: note(label))
+    queue.let_go()
+    again = [threading.Thread(target=note, args=(label,)) for label in ("c", "d")]
+    for thread in again:
+        thread.start()
+        time.sleep(0.02)
+    for thread in again:
+        thread.join()
+    assert transactions["c"] == transactions["d"] != transactions["a"]
+    queue.writer.close()
+
+
+def test_what_one_of_a_group_would_have_changed_is_not_counted_when_it_fails(path: Path) -> None:
+    index = LmdbNames(path)
+    assert index._writer is not None
+    held_bytes, position = index.held_bytes(), index.changes.position()
+    holding, begun = threading.Event(), threading.Event()
+    index._writer.submit(Work(lambda _: [begun.set(), holding.wait(10)]))
+    begun.wait(10)  # so that what follows waits together
+
+    def fail(_: object) -> None:
+        raise ValueError
+
+    names = [Name("main", Namespace.ASSET_BLOB, key) for key in ("one", "two")]
+    bound = [index.bind_later([(name, A)]) for name in names]
+    failing = index._writer.submit(Work(fail))
+    holding.set()
+    for future in bound:
+        future.result(10)
+    assert isinstance(failing.exception(10), ValueError)
+    per_name_bytes = room.taken_bytes(values.value_of(names[0], A))
+    assert index.held_bytes() == held_bytes + 2 * per_name_bytes
+    assert index.changes.since(position) == (position + 2, [name.row for name in names])
+    index.close()
+
+
+def test_of_a_group_that_is_too_much_as_many_are_bound_as_fit(path: Path) -> None:
+    index = LmdbNames(path, limit_bytes=lambda: limit_bytes)
+    names = [Name("main", Namespace.ASSET_BLOB, key) for key in ("one", "two")]
+    limit_bytes = index.held_bytes() + room.taken_bytes(values.value_of(names[0], A))
+    assert index._writer is not None
+    holding, begun = threading.Event(), threading.Event()
+    index._writer.submit(Work(lambda _: [begun.set(), holding.wait(10)]))
+    begun.wait(10)
+    first, second = (index.bind_later([(name, A)]) for name in names)
+    holding.set()
+    first.result(10)
+    assert isinstance(second.exception(10), NoSpace)
+    assert index.resolve(names[0]) == A
+    assert index.held_bytes() == limit_bytes
+    index.close()
 
 
 # -- what stands beside names -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from millpond.core.digest import Digest
 from millpond.core.errors import IncompleteClosure, NameNotFound, NoSpace, WouldBlock
 from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, SOURCE_URN, Name, Namespace, asset_key, spoken, uri_of
 from millpond.names.memory import MemoryNames
-from millpond.services import messages
+from millpond.services import assets, messages
 from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.cache import Cache
 from millpond.services.reading import Reader
@@ -28,7 +28,7 @@ MORE = b"\x9a\x06\x03new"
 
 def end(pending: PendingPush) -> None:
     pending.bound.result()
-    pending.finish()
+    assets.finish([pending])
 
 
 class Scene:

@@ -16,6 +16,7 @@ from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import Digest
 from millpond.names.lmdb_names import LmdbNames
 from millpond.store.index import Entry, SegmentRow
+from millpond.store.interface import KnownClosure
 from millpond.store.repository.opening import OpenRepository, open_repository
 from millpond.store.segment_store import SegmentStore
 from millpond.store.segments.files import segment_name
@@ -132,7 +133,7 @@ import json, sys
 from pathlib import Path
 from millpond.core.digest import Digest
 from millpond.core.errors import MillpondError
-from millpond.store.interface import Footprint
+from millpond.store.interface import Footprint, KnownClosure
 from unit.store.repositories import Repository, read, read_chunks
 
 repository = Repository(Path(sys.argv[1]), quota_bytes=int(sys.argv[2]))
@@ -167,7 +168,7 @@ def answer(verb, *rest):
         return store.settle([digest(text) for text in rest])
     if verb == "remember":
         places = tuple(tuple(place) for place in rest[2])
-        return store.remember(bytes.fromhex(rest[0]), bytes.fromhex(rest[1]), Footprint(places))
+        return store.remember([KnownClosure(bytes.fromhex(rest[0]), bytes.fromhex(rest[1]), Footprint(places))])
     if verb == "intact":
         return store.intact(*map(bytes.fromhex, rest))
     if verb == "refuse":
@@ -233,8 +234,9 @@ class OtherProcess:
     def settle(self, digests: Sequence[Digest]) -> Any:
         return self.ask("settle", *map(str, digests))[0]
 
-    def remember(self, row: bytes, stamp: bytes, places: Any) -> None:
-        self.ask("remember", row.hex(), stamp.hex(), places)
+    def remember(self, closures: Sequence[KnownClosure]) -> None:
+        for row, stamp, places, _ in closures:
+            self.ask("remember", row.hex(), stamp.hex(), places)
 
     def intact(self, row: bytes, stamp: bytes) -> bool:
         return bool(self.ask("intact", row.hex(), stamp.hex()))

@@ -11,6 +11,7 @@ from unit.store.repositories import MIB, OtherProcess, Repository, blob, flip, n
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, NotReady
+from millpond.store.interface import KnownClosure
 from millpond.store.segments import reading as segment_reading
 
 ROW, STAMP = b"r" * 32, b"s" * 16
@@ -162,8 +163,8 @@ def test_what_is_no_more_when_a_push_settles_is_missing_from_then_on(
 def test_names_whose_segment_lost_a_blob_are_walked_again(repository: Repository) -> None:
     damaged, _ = put(repository, SMALL, b"other")
     (elsewhere,) = put(repository, noise(MIB))
-    repository.store.remember(ROW, STAMP, repository.store.settle([damaged]))
-    repository.store.remember(b"o" * 32, STAMP, repository.store.settle([elsewhere]))
+    repository.store.remember([KnownClosure(ROW, STAMP, repository.store.settle([damaged]))])
+    repository.store.remember([KnownClosure(b"o" * 32, STAMP, repository.store.settle([elsewhere]))])
     assert soon(lambda: repository.store.intact(ROW, STAMP))
     entry = repository.entry(damaged)
     flip(repository.segment(entry.segment), entry.offset + 70)
@@ -173,7 +174,7 @@ def test_names_whose_segment_lost_a_blob_are_walked_again(repository: Repository
     with pytest.raises(BlobNotFound):
         repository.store.settle([damaged])
     put(repository, SMALL)
-    repository.store.remember(ROW, STAMP, repository.store.settle([damaged]))
+    repository.store.remember([KnownClosure(ROW, STAMP, repository.store.settle([damaged]))])
     assert soon(lambda: repository.store.intact(ROW, STAMP))
 
 

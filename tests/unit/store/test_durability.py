@@ -15,6 +15,7 @@ from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, NotReady
 from millpond.store.index import SegmentState
+from millpond.store.interface import KnownClosure
 from millpond.store.segments.files import SegmentFile
 from millpond.store.segments.rebuild import read_records
 
@@ -149,7 +150,7 @@ def test_it_is_not_continued_by_the_next_process(repository: Repository, disk: B
 
 def test_names_whose_blobs_it_held_must_be_walked(repository: Repository, disk: BadDisk) -> None:
     held = put(repository, b"held")
-    repository.store.remember(ROW, STAMP, repository.store.settle(held))
+    repository.store.remember([KnownClosure(ROW, STAMP, repository.store.settle(held))])
     spoil(repository, disk, b"lost")  # into the same segment
     assert not repository.store.intact(ROW, STAMP)
 
@@ -188,7 +189,7 @@ def test_a_segment_without_room_for_its_footer_keeps_what_it_holds(
 ) -> None:
     early = put(repository, noise(200_000, "early"), b"small")
     number = repository.entry(early[0]).segment
-    repository.store.remember(ROW, STAMP, repository.store.settle(early))
+    repository.store.remember([KnownClosure(ROW, STAMP, repository.store.settle(early))])
     with monkeypatch.context() as patch:
         real = os.pwrite
 

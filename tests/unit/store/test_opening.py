@@ -15,6 +15,7 @@ from unit.store.repositories import MIB, OtherProcess, Repository, blob, flip, n
 
 from millpond.core.digest import Digest
 from millpond.core.errors import RefusedToStart
+from millpond.store.interface import KnownClosure
 from millpond.store.read_only import ReadOnlyStore
 from millpond.store.repository import filesystem, opening
 from millpond.store.repository.layout import Layout, recognise, write_marker
@@ -48,7 +49,7 @@ def fill(store: Any) -> None:
     stream.write(streamed)
     stream.finish()
     digests = [Digest.of(data) for data in [*BLOBS, streamed]]
-    store.remember(ROW, STAMP, store.settle(digests))
+    store.remember([KnownClosure(ROW, STAMP, store.settle(digests))])
 
 
 def all_there(store: Any) -> bool:
@@ -79,7 +80,7 @@ def killed(tmp_path: Path) -> Repository:
     stream.write(streamed)
     stream.finish()
     digests = [Digest.of(data) for data in [*BLOBS, streamed]]
-    other.remember(ROW, STAMP, other.settle(digests))
+    other.remember([KnownClosure(ROW, STAMP, other.settle(digests))])
     other.kill()
     return Repository(path)
 

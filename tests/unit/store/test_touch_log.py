@@ -13,6 +13,7 @@ from unit.store.repositories import Repository, blob, noise, read, soon
 from millpond.core.digest import Digest
 from millpond.core.errors import NotReady
 from millpond.disk import locks
+from millpond.store.interface import KnownClosure
 from millpond.store.uses import touch_log
 from millpond.store.uses.touch_log import Group, Kind, TouchLog, decode, encode
 
@@ -276,7 +277,7 @@ def test_on_a_full_disk_reads_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store = repository.open()
     digest, data = blob(noise(100))
     assert store.put_many([(digest, data)]) == [None]
-    store.remember(b"r" * 32, b"s" * 16, store.settle([digest]))
+    store.remember([KnownClosure(b"r" * 32, b"s" * 16, store.settle([digest]))])
     FullDisk(monkeypatch)
     for _ in range(5000):
         assert read(store, digest) == data
@@ -293,7 +294,7 @@ def test_a_name_is_answered_though_its_use_cannot_be_noted_but_no_blob_promised(
     store = repository.open()
     digest, data = blob(noise(100))
     assert store.put_many([(digest, data)]) == [None]
-    store.remember(b"r" * 32, b"s" * 16, store.settle([digest]))
+    store.remember([KnownClosure(b"r" * 32, b"s" * 16, store.settle([digest]))])
     assert soon(lambda: store.intact(b"r" * 32, b"s" * 16))
 
     def pwrite(*_: object) -> int:
@@ -349,9 +350,9 @@ def test_the_store_notes_what_it_promises_and_serves(tmp_path: Path) -> None:
     stream.finish()
     assert noted(Kind.LEASED) == [digest.key] * 4
     # What is left of a broken closure is not kept in the place of whole ones.
-    assert store.promise([digest, never]) == [never]
+    assert store.promise([digest, never]).missing == [never]
     assert noted(Kind.WALKED) == []
-    assert store.promise([digest]) == []
+    assert store.promise([digest]) == ([], None)
     assert noted(Kind.WALKED) == [digest.key]
     assert noted(Kind.USED) == []
     store.read_many([digest, never])
@@ -360,9 +361,9 @@ def test_the_store_notes_what_it_promises_and_serves(tmp_path: Path) -> None:
     assert noted(Kind.USED) == [digest.key] * 2
     store.holds_any([digest])
     footprint = store.settle([digest])
-    store.remember(b"n" * 32, b"s" * 16, footprint, promised_ms=5)
+    store.remember([KnownClosure(b"n" * 32, b"s" * 16, footprint, 5)])
     assert noted(Kind.NAME_WALKED) == [b"n" * 32 + (5).to_bytes(8, "little")]
-    store.remember(b"n" * 32, b"s" * 16, footprint, promised_ms=6, ends_leases=True)
+    store.remember([KnownClosure(b"n" * 32, b"s" * 16, footprint, 6)], ends_leases=True)
     assert noted(Kind.NAME_BOUND) == [b"n" * 32 + (6).to_bytes(8, "little")]
     assert soon(lambda: store.intact(b"n" * 32, b"s" * 16))
     assert store.intact(b"n" * 32, b"x" * 16) is False

@@ -5,7 +5,8 @@ So blobs cost no sync of their own, and an acknowledged name survives power loss
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady, WouldBlock
@@ -36,32 +37,23 @@ class Durability:
             NotReady: a disk refused to sync.
             WouldBlock: something must be synced, and ``wait`` is False.
         """
-        with self._index.reading() as txn:
-            found = self._index.find(txn, [digest.key for digest in digests])
-            needed = self._needed(txn, found)
-            if not needed:
-                return self._footprint(txn, digests, found)
+        look = self.look(digests)
+        if not look.volatile:
+            return _settled(look)
         if not wait:
             raise WouldBlock
-        synced = {number: self._sync(number) for number in needed}
+        synced = {number: self._sync(number) for number in look.volatile}
         if not any(synced.values()):
-            with self._index.reading() as txn:
-                return self._look_again(txn, digests)
+            return _settled(self.look(digests))
 
         def apply(txn: Transaction) -> Footprint:
             for number, end in synced.items():
                 row = self._index.segment(txn, number)
                 if end and row is not None and row.synced_to < end:
                     self._index.put_segment(txn, number, row._replace(synced_to=end))
-            return self._look_again(txn, digests)
+            return _settled(self._look(txn, digests))
 
         return self._index_writer.run(apply)
-
-    def _needed(self, txn: Transaction, found: Mapping[bytes, bytes]) -> dict[int, int]:
-        """The segments that must be synced: number to the end of what is needed of it."""
-        ends = _ends(found)
-        rows = {number: self._index.segment(txn, number) for number in ends}
-        return {number: end for number, end in ends.items() if (row := rows[number]) and row.synced_to < end}
 
     def _sync(self, number: int) -> int:
         """Sync a segment, whoever writes it; up to where it is durable now."""
@@ -82,25 +74,26 @@ class Durability:
             raise NotReady("the cache could not write to its disk: try again, and tell its maintainer") from None
         return row.end
 
-    def _look_again(self, txn: Transaction, digests: Sequence[Digest]) -> Footprint:
-        return self._footprint(txn, digests, self._index.find(txn, [digest.key for digest in digests]))
+    def look(self, digests: Sequence[Digest]) -> "Look":
+        """One look at ``digests``. Promises nothing."""
+        with self._index.reading() as txn:
+            return self._look(txn, digests)
 
-    def _footprint(self, txn: Transaction, digests: Sequence[Digest], found: Mapping[bytes, bytes]) -> Footprint:
+    def _look(self, txn: Transaction, digests: Sequence[Digest]) -> "Look":
+        found, rows = self._index.find_in(txn, sorted([digest[0] for digest in digests]))
         # These loops run once per blob of an artifact.
-        sizes = dict(zip(found, [size for _, _, size, _ in _unpacked(found)], strict=True))
+        sizes, ends = {}, dict.fromkeys(rows, 0)
+        for key, (number, offset, size, _) in zip(found, ENTRY.iter_unpack(b"".join(found.values())), strict=True):
+            sizes[key] = size
+            end = offset + record_bytes(size)
+            if end > ends[number]:
+                ends[number] = end
         get = sizes.get
-        for key, size_bytes in digests:
-            if get(key) != size_bytes:
-                raise BlobNotFound(f"blob {Digest(key, size_bytes)} is not in this cache")
-        places = []
-        for number, end in _ends(found).items():
-            row = self._index.segment(txn, number)
-            assert row is not None  # find() has seen it in this very transaction
-            if row.synced_to < end:
-                # It moved, or was lost and uploaded again, since it was synced.
-                raise BlobNotFound("a blob of this name was replaced meanwhile")
-            places.append((number, row.incarnation))
-        return Footprint(tuple(sorted(places)))
+        return Look(
+            missing=[digest for digest in digests if get(digest[0]) != digest[1]],
+            volatile=[number for number, end in ends.items() if rows[number].synced_to < end],
+            places=[(number, row.incarnation) for number, row in rows.items()],
+        )
 
     def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
         """Write a closure's row."""
@@ -120,20 +113,28 @@ class Durability:
             return  # closing: the next read finds the damage again
 
 
-def _unpacked(found: Mapping[bytes, bytes]) -> Iterator[tuple[int, int, int, int]]:
-    """Entries, as plain tuples."""
-    return ENTRY.iter_unpack(b"".join(found.values()))
+class Look(NamedTuple):
+    """What one transaction saw of some blobs."""
+
+    missing: list[Digest]
+    volatile: list[int]
+    """Segments that must be synced before all that is needed of them is durable."""
+    places: list[closure_rows.Place]
+
+    @property
+    def footprint(self) -> Footprint | None:
+        """Where they lie, if all are held and durable."""
+        return None if self.missing or self.volatile else Footprint(tuple(sorted(self.places)))
 
 
-def _ends(found: Mapping[bytes, bytes]) -> dict[int, int]:
-    """Per segment the end of what is needed of it."""
-    ends: dict[int, int] = {}
-    get = ends.get
-    for number, offset, size, _ in _unpacked(found):
-        end = offset + record_bytes(size)
-        if end > get(number, 0):
-            ends[number] = end
-    return ends
+def _settled(look: Look) -> Footprint:
+    footprint = look.footprint
+    if footprint is None:
+        # What is not missing has moved, or was lost and uploaded again, since it was synced.
+        raise BlobNotFound(
+            f"blob {look.missing[0]} is not in this cache" if look.missing else "a blob was replaced meanwhile"
+        )
+    return footprint
 
 
 def intact(index: Index, row: bytes, stamp: bytes) -> bool:

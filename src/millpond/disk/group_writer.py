@@ -13,21 +13,23 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-import lmdb
-
 from millpond.core.errors import NotReady
 from millpond.disk import environment
+from millpond.disk.blocks import ROWS
 
 Transaction = Any
 """``lmdb.Transaction``."""
 T = TypeVar("T")
 _AT_ONCE = 64
+_MOST_ROWS = 1000
 
 
 class Job(Protocol):
     """Something to be written."""
 
     future: "Future[Any]"
+    rows: int
+    """The most rows that it changes; a few in small tables do not count."""
 
     def prepare(self) -> None:
         """File work, before the transaction. Done once."""
@@ -39,12 +41,20 @@ class Job(Protocol):
         """The transaction is through."""
 
 
+class Writing(Protocol):
+    """Begins a write transaction."""
+
+    def __call__(self, *, rows: int) -> contextlib.AbstractContextManager[Transaction]:
+        """``rows``: how many it changes at most."""
+
+
 class Work:
     """A job that is only a function of a transaction."""
 
-    def __init__(self, apply: Callable[[Transaction], Any]) -> None:
+    def __init__(self, apply: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
         self.future: Future[Any] = Future()
         self.apply = apply
+        self.rows = rows
 
     def prepare(self) -> None:
         """Nothing."""
@@ -57,10 +67,17 @@ class GroupWriter:
     """Runs jobs in order, many per transaction. ``told`` turns a failure into what the caller is to see."""
 
     def __init__(
-        self, environment: lmdb.Environment, name: str, *, told: Callable[[Exception], Exception] = lambda error: error
+        self,
+        writing: Writing,
+        name: str,
+        *,
+        told: Callable[[Exception], Exception] = lambda error: error,
+        most_rows: Callable[[], int] = lambda: _MOST_ROWS,
     ) -> None:
-        self._environment = environment
+        """``most_rows``: jobs that change more than so many together are not committed together."""
+        self._writing = writing
         self._told = told
+        self._most_rows = most_rows
         self._door = threading.Lock()
         self._closed = False
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
@@ -81,9 +98,9 @@ class GroupWriter:
             self._waiting.put(job)
         return job.future
 
-    def submit_lazily(self, work: Callable[[Transaction], Any]) -> None:
+    def submit_lazily(self, work: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
         """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went."""
-        self._lazy.append(Work(work))
+        self._lazy.append(Work(work, rows=rows))
 
     def flush(self) -> None:
         """See to it that lazy work is done soon."""
@@ -91,14 +108,14 @@ class GroupWriter:
             with contextlib.suppress(NotReady):
                 self.submit(Work(lambda _: None))
 
-    def run(self, work: Callable[[Transaction], T]) -> T:
-        """What ``work`` returns, once it is committed.
+    def run(self, work: Callable[[Transaction], T], *, rows: int = ROWS) -> T:
+        """What ``work`` returns, once it is committed; it changes at most so many rows.
 
         Raises:
             NotReady: the writer is closed.
             Exception: what ``work`` or its commit raised; nothing was written then.
         """
-        result: T = self.submit(Work(work)).result()
+        result: T = self.submit(Work(work, rows=rows)).result()
         return result
 
     def close(self) -> None:
@@ -113,21 +130,24 @@ class GroupWriter:
     def _serve(self) -> None:
         job = self._waiting.get()
         while job is not None:
-            group = [job]
-            job = None
+            group, rows, most_rows = [job], job.rows, self._most_rows()
             while len(group) < _AT_ONCE and not self._waiting.empty():
                 job = self._waiting.get()
-                if job is None:
-                    self._run_group(group)
-                    return
+                if job is None or rows + job.rows > most_rows:
+                    break
                 group.append(job)
-            self._run_group(group)
-            job = self._waiting.get()
+                rows += job.rows
+            self._run_group(group, most_rows - rows)
+            if job is group[-1]:
+                job = self._waiting.get()
 
-    def _run_group(self, group: list[Job]) -> None:
+    def _run_group(self, group: list[Job], rows_left: int) -> None:
+        """``rows_left``: lazy work is taken along that changes no more; some of it in any case."""
         ready = [job for job in group if self._prepared(job)]
-        while self._lazy:
+        taken = 0
+        while self._lazy and (not taken or taken + self._lazy[0].rows <= rows_left):
             ready.append(self._lazy.popleft())
+            taken += ready[-1].rows
         self._commit(ready)
 
     def _prepared(self, job: Job) -> bool:
@@ -144,7 +164,7 @@ class GroupWriter:
         if not group:
             return
         try:
-            with self._environment.begin(write=True) as txn:
+            with self._writing(rows=sum(job.rows for job in group)) as txn:
                 results = [job.apply(txn) for job in group]
         except Exception as failure:
             environment.heed(failure)

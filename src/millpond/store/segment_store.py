@@ -8,13 +8,16 @@ before it lets bytes go, so what was promised stays (I8).
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import TypeVar
 
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import DigestMismatch, MillpondError, NoSpace, NotReady
+from millpond.core.errors import DigestMismatch, MillpondError, NoSpace, NotReady, WouldBlock
+from millpond.disk.blocks import ROWS, pieces
 from millpond.disk.group_writer import GroupWriter
 from millpond.disk.locks import SharedLock
 from millpond.store.failures import told
@@ -22,7 +25,7 @@ from millpond.store.index import Entry, Index
 from millpond.store.interface import Bytes, Footprint, OpenBlob
 from millpond.store.repository.layout import Layout
 from millpond.store.room.ballast import Ballast
-from millpond.store.room.quota import StoredQuota
+from millpond.store.room.growth import Growth
 from millpond.store.room.refusals import Refusals
 from millpond.store.room.space import Space
 from millpond.store.room.waiting import Room
@@ -34,8 +37,9 @@ from millpond.store.segments.sealing import Sealer
 from millpond.store.segments.spool import SpooledUpload, Uploads
 from millpond.store.segments.writer import PutJob, SegmentWriter
 from millpond.store.uses.counts import Counts
-from millpond.store.uses.touch_log import Kind, TouchLog
+from millpond.store.uses.touch_log import Kind, TouchLog, encoded_bytes
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.05
 """Evicted segments are let go this often: until then their blocks do not return."""
@@ -43,6 +47,8 @@ _TICKS_PER_FLUSH = 5
 _TRIES = 3
 """How often a blob is stored anew that eviction took before it could be promised."""
 _TICKS_PER_COUNT = 40
+_LATE = 1000
+"""Notes that wait for the next log; where there is no room for one, the oldest are let go."""
 
 
 class SegmentStore:
@@ -64,17 +70,23 @@ class SegmentStore:
         self._clock = clock
         self._files = SegmentFiles(layout.segments)
         self._promises = SharedLock(layout.promise_lock)
-        self._index_writer = GroupWriter(index.env, "index-writer", told=lambda failure: told(failure, layout.root))
         self._closing = threading.Event()
-        quota = StoredQuota(layout)
+        self._late: deque[tuple[Kind, list[bytes]]] = deque(maxlen=_LATE)
+        space = Space(index, layout, reserve_bytes=reserve_bytes, head_room_max_bytes=head_room_max_bytes)
+        growth = Growth(index, space)
+        self._end_growth = growth.begin(layout)
+        self._index_writer = GroupWriter(
+            index.writing, "index-writer", told=lambda failure: told(failure, layout.root), most_rows=index.rows_at_once
+        )
         self._touches = TouchLog(
             layout.touch,
             clock,
-            log_bytes=lambda: limits.touch_log_bytes(quota.quota_bytes),
-            make_room=Ballast(layout, quota).give_up,
+            log_bytes=lambda: limits.touch_log_bytes(space.quota_bytes),
+            make_room=Ballast(layout, growth).give_up,
+            grow=growth,
         )
-        space = Space(index, layout, reserve_bytes=reserve_bytes, head_room_max_bytes=head_room_max_bytes)
         self._room = Room(space, index, self._index_writer, self._closing, upkeep_seconds=upkeep_seconds)
+        growth.wait_in(self._room)
         self._sealer = Sealer(layout.segments, index, self._index_writer, space)
         self._writer = SegmentWriter(
             layout.segments,
@@ -113,17 +125,50 @@ class SegmentStore:
     def _promise(self, digests: Sequence[Digest], kind: Kind, *, wait: bool) -> list[Digest]:
         if not digests:
             return []  # a probe: it asks whether anybody is there
-        with self._promises.shared(wait=wait):
+
+        def look() -> tuple[list[Digest], Sequence[bytes]]:
             held = self._lookup.held(digests)
-            whole = len(held) == len(digests)
-            if whole or kind is Kind.LEASED:
-                self._touches.append(kind, [digest[0] for digest in held])
-        if whole:
+            noted = kind is Kind.LEASED or len(held) == len(digests)
+            return held, [digest[0] for digest in held] if noted else ()
+
+        held = self._noted(kind, look, wait=wait)
+        if len(held) == len(digests):
             return []
         if not held and EMPTY not in digests:
             return list(digests)
         present = {*held, EMPTY}
         return [digest for digest in digests if digest not in present]
+
+    def _noted(self, kind: Kind, look: Callable[[], tuple[T, Sequence[bytes]]], *, wait: bool) -> T:
+        """What ``look`` sees, while what it promises by that is noted.
+
+        Room for the note is made while nobody is kept from the lock.
+        """
+        for may_block in (False, False, wait):
+            with self._promises.shared(wait=wait):
+                seen, rows = look()
+                try:
+                    self._touches.append(kind, rows, wait=may_block)
+                except WouldBlock:
+                    if not wait:
+                        raise
+                else:
+                    return seen
+            self._make_way(encoded_bytes(rows))
+        raise AssertionError("it has waited")
+
+    def _make_way(self, size_bytes: int) -> None:
+        """Wait for room for a note, as for that of a blob. Where there is none in the end, whoever writes it is told so."""
+        with suppress(OSError, NoSpace):
+            try:
+                self._touches.make_way(size_bytes)
+            except NoSpace:
+                if not self._room.may_come():
+                    return None
+                with self._room.wish(size_bytes) as wish:
+                    while wish.comes_true():
+                        with suppress(NoSpace):
+                            return self._touches.make_way(size_bytes)
 
     def put_many(self, blobs: Sequence[tuple[Digest, Bytes]]) -> list[MillpondError | None]:
         """Verify and store."""
@@ -158,10 +203,13 @@ class SegmentStore:
 
     def _put(self, blobs: Sequence[tuple[Digest, Bytes]]) -> dict[Digest, MillpondError]:
         """Append and list; those that could not be."""
-        try:
-            refused: dict[Digest, MillpondError] = self._index_writer.submit(PutJob(self._writer, blobs)).result()
-        except (NoSpace, NotReady) as failure:
-            refused = dict.fromkeys((digest for digest, _ in blobs), failure)
+        at_once = self._index.rows_at_once() - ROWS
+        refused: dict[Digest, MillpondError] = {}
+        for part in pieces(blobs, at_once):
+            try:
+                refused |= self._index_writer.submit(PutJob(self._writer, part)).result()
+            except (NoSpace, NotReady) as failure:
+                refused |= dict.fromkeys((digest for digest, _ in part), failure)
         return refused
 
     def _put_patiently(
@@ -221,15 +269,20 @@ class SegmentStore:
         """Note a closure; not waited for, because a lost note only costs a walk."""
         self._durability.remember(row, stamp, footprint)
         kind = Kind.NAME_BOUND if ends_leases else Kind.NAME_WALKED
-        self._touches.append(kind, [row + promised_ms.to_bytes(8, "little")])
+        rows = [row + promised_ms.to_bytes(8, "little")]
+        try:
+            self._touches.append(kind, rows, wait=False)
+        except WouldBlock:
+            self._late.append((kind, rows))  # nobody relies on it within a tick
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
         """Whether it is all there; counts as use, if that can be written: a full disk must not end pulls."""
-        with self._promises.shared(wait=wait):
+
+        def look() -> tuple[bool, Sequence[bytes]]:
             intact = self._durability.intact(row, stamp)
-            if intact:
-                self._touches.append(Kind.NAME_USED, [row])
-        return intact
+            return intact, [row] if intact else ()
+
+        return self._noted(Kind.NAME_USED, look, wait=wait)
 
     def refuse(self, digests: Iterable[Digest]) -> None:
         """Remember that there was no room."""
@@ -264,6 +317,8 @@ class SegmentStore:
                 if not ticks % _TICKS_PER_COUNT:
                     self._tell_counts()
                 self._files.drop_departed()
+                while self._late:
+                    self._touches.append(*self._late.popleft())
                 if not ticks % _TICKS_PER_FLUSH:
                     self._touches.flush()
                     self._index_writer.flush()
@@ -282,6 +337,7 @@ class SegmentStore:
         self._writer.close()
         self._promises.close()  # before the log: nothing may be promised that is not noted
         self._touches.close()
+        self._end_growth()
         self._refusals.close()
         self._files.close()
 

@@ -24,7 +24,7 @@ from millpond.names import values
 from millpond.names.binding import Binding
 from millpond.names.memory import MemoryNames
 from millpond.protocol import resource_names
-from millpond.services import closure, messages
+from millpond.services import assets, closure, messages
 from millpond.services.cache import Cache
 from millpond.services.reach import Reach
 from millpond.services.reading import Reader
@@ -145,7 +145,7 @@ def fuzz_source(data: bytes) -> None:
     with contextlib.suppress(InvalidRequest, DecodeError, IncompleteClosure, TooMuch):
         pending = messages.begin_source(Writer(cache, "", ""), "key", data)
         pending.bound.result()
-        pending.finish()
+        assets.finish([pending])
         assert messages.fetch_source(Reader(cache, ""), "key") == data
 
 

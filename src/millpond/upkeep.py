@@ -46,6 +46,7 @@ from millpond.store.repository.layout import Layout
 from millpond.store.repository.opening import OpenRepository, open_repository
 from millpond.store.room.ballast import Ballast
 from millpond.store.room.departing import Departing
+from millpond.store.room.growth import Growth
 from millpond.store.room.leftovers import Leftovers
 from millpond.store.room.space import Space
 from millpond.store.segments.durability import intact
@@ -109,6 +110,14 @@ def parts(
     layout, index = repository.layout, repository.index
     names = open_names(layout)
     opened.callback(names.close)
+    space = Space(
+        index,
+        layout,
+        reserve_bytes=settings.reserve_bytes(filesystem.size_bytes(layout.root)),
+        head_room_max_bytes=settings.head_room_max_bytes,
+    )
+    growth = Growth(index, space, for_eviction=True)  # nothing goes before it is written that it goes
+    opened.callback(growth.begin(layout))
     with turn(layout, wait_seconds=wait_seconds) as mine:
         if not mine:
             raise RefusedToStart(
@@ -116,13 +125,9 @@ def parts(
             )
         uses = Uses(layout.uses)
     opened.callback(uses.close)
-    space = Space(
-        index,
-        layout,
-        reserve_bytes=settings.reserve_bytes(filesystem.size_bytes(layout.root)),
-        head_room_max_bytes=settings.head_room_max_bytes,
+    index_writer = GroupWriter(
+        index.writing, "index-writer", told=lambda failure: told(failure, layout.root), most_rows=index.rows_at_once
     )
-    index_writer = GroupWriter(index.env, "index-writer", told=lambda failure: told(failure, layout.root))
     opened.callback(index_writer.close)
     sealer = Sealer(layout.segments, index, index_writer, space)
     opened.callback(sealer.close)
@@ -291,12 +296,13 @@ def _keep_up(settings: Settings, ready: Callable[[str], None], ended: threading.
             ready("")
             ended.wait()
             return
-        layout, ballast = repository.layout, Ballast(repository.layout)
+        made = parts(settings, repository, opened)
+        layout, ballast = repository.layout, Ballast(repository.layout, Growth(repository.index, made.space))
 
         def relieve(failure: Exception) -> bool:
             heed(failure)
             return is_full(failure, layout.root) and ballast.give_up()
 
-        upkeep = Upkeep(layout, [ballast, *duties(parts(settings, repository, opened), opened)], relieve=relieve)
+        upkeep = Upkeep(layout, [ballast, *duties(made, opened)], relieve=relieve)
         ready("")
         upkeep.run(ended)

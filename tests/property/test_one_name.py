@@ -18,7 +18,7 @@ from millpond.core.digest import Digest
 from millpond.core.errors import IncompleteClosure, NameNotFound
 from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, SOURCE_URN, Namespace, uri_of
 from millpond.names.memory import MemoryNames
-from millpond.services import messages
+from millpond.services import assets, messages
 from millpond.services.assets import AssetPush, PendingPush
 from millpond.services.cache import Cache
 from millpond.services.reading import Reader
@@ -77,7 +77,7 @@ class OneName(RuleBasedStateMachine):
             assert not self._is_whole(number)
             return
         pending.bound.result()
-        pending.finish()
+        assets.finish([pending])
         assert self._is_whole(number)
         if kind == "source" and not old:
             message = self._message(kind, number, more=False)

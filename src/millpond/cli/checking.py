@@ -180,7 +180,7 @@ class _Checkup:
         where = f"segment {entry.segment:08x}, offset {entry.offset}: {why}"
         next_step = _DEEP
         if self._repair:
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 count = quarantine(self._index, self._opened.layout.segments, txn, digest.key, entry)
             if not count:
                 return
@@ -219,7 +219,7 @@ class _Checkup:
     def _wrong_name(self, name: Name, lacking: str) -> None:
         trouble, next_step = f"it counts as whole, and {lacking}", "millpond check --repair makes it a miss"
         if self._repair:
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 txn.delete(name.row, db=self._index.closures)
             trouble, next_step = f"{trouble}; it is a miss now, until it is pushed again", ""
         self._found(Problem(f"name {called(name)}", trouble, next_step))

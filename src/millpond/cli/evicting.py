@@ -18,7 +18,7 @@ from millpond.services.upkeep import turn
 from millpond.store.eviction.evicted import Evicted
 from millpond.store.eviction.making_room import Eviction
 from millpond.store.repository.opening import open_existing
-from millpond.store.room.space import Pressure
+from millpond.store.room.pressure import Pressure
 from millpond.upkeep import Parts, count_pins, eviction, parts
 
 _TURN_SECONDS = 120.0

@@ -231,11 +231,22 @@ SMALL_QUOTA_BYTES = 256 * MIB
 SMALL_HEAD_ROOM_SHARE = 0.005
 """Below such a quota it begins later: writers may wait a little, but what fits stays."""
 
-GROWTH_MIN_BYTES = 128 * KIB
+GROWTH_MIN_BYTES = 320 * KIB
 GROWTH_MAX_BYTES = 32 * MIB
-"""Kept free for what the databases grow by between two measurements: quota/128 within these bounds."""
+"""Claims leave so much free for logs and databases, which must be able to grow before anything can go: quota/128 within
+these bounds."""
 GROWTH_SHARE = 5
 """And at least this part of all that is not blobs."""
+
+UNUSED_SHARE = 1 / 8
+"""Of the quota, what a database may have replaced and cannot use again, because somebody may be reading it. Files of
+databases never shrink: beyond this writers wait until a process that was stopped goes on or ends, and eviction beyond twice
+as much."""
+
+ROWS_MIN = 8
+ROWS_MAX = 1000
+"""The most rows that one transaction changes, between these bounds: what it may need must be there before it begins, and
+others wait for it."""
 
 SUSPENDED_SHARE = 1 / 16
 SUSPENDED_SECONDS = 600
@@ -320,6 +331,17 @@ OSTREE_EVICTED_SHARE = 0.05
 def segment_bytes(quota_bytes: int) -> int:
     """The size of a segment in a repository with this quota."""
     return max(SEGMENT_MIN_BYTES, min(SEGMENT_MAX_BYTES, quota_bytes // SEGMENTS_PER_QUOTA))
+
+
+def growth_bytes(quota_bytes: int) -> int:
+    """What is kept free for logs and databases in a repository with this quota."""
+    return max(GROWTH_MIN_BYTES, min(GROWTH_MAX_BYTES, quota_bytes // 128))
+
+
+def rows_at_once(quota_bytes: int) -> int:
+    """How many rows one transaction changes at most in a repository with this quota: each may need three new pages."""
+    share = 128 if quota_bytes >= SMALL_QUOTA_BYTES else 256
+    return max(ROWS_MIN, min(ROWS_MAX, quota_bytes // share // (3 * 4096)))
 
 
 def touch_log_bytes(quota_bytes: int) -> int:

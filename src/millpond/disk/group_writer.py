@@ -14,21 +14,23 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-import lmdb
-
 from millpond.core.errors import NotReady
 from millpond.disk import environment
+from millpond.disk.blocks import ROWS
 
 Transaction = Any
 """``lmdb.Transaction``."""
 T = TypeVar("T")
 _AT_ONCE = 64
+_MOST_ROWS = 1000
 
 
 class Job(Protocol):
     """Something to be written."""
 
     future: "Future[Any]"
+    rows: int
+    """The most rows that it changes; a few in small tables do not count."""
 
     def prepare(self) -> None:
         """File work, before the transaction. Done once."""
@@ -40,12 +42,20 @@ class Job(Protocol):
         """The transaction is through."""
 
 
+class Writing(Protocol):
+    """Begins a write transaction."""
+
+    def __call__(self, *, rows: int) -> contextlib.AbstractContextManager[Transaction]:
+        """``rows``: how many it changes at most."""
+
+
 class Work:
     """A job that is only a function of a transaction."""
 
-    def __init__(self, apply: Callable[[Transaction], Any]) -> None:
+    def __init__(self, apply: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
         self.future: Future[Any] = Future()
         self.apply = apply
+        self.rows = rows
 
     def prepare(self) -> None:
         """Nothing."""
@@ -59,26 +69,29 @@ class GroupWriter:
 
     def __init__(
         self,
-        environment: lmdb.Environment,
+        writing: Writing,
         name: str,
         *,
         told: Callable[[Exception], Exception] = lambda error: error,
         ending: Callable[[Transaction], None] = lambda _: None,
+        most_rows: Callable[[], int] = lambda: _MOST_ROWS,
         gather_seconds: float = 0.0,
     ) -> None:
         """``told`` turns a failure into what the caller is to see. ``ending`` is done last in each transaction, for all jobs.
 
-        ``gather_seconds``: how long a group waits for more when the one before was of several. Those whose jobs were
-        committed together come back together, and where a commit costs a sync, one less is worth that.
+        ``most_rows``: jobs that change more than so many together are not committed together. ``gather_seconds``: how
+        long a group waits for more when the one before was of several. Those whose jobs were committed together come back
+        together, and where a commit costs a sync, one less is worth that.
         """
-        self._environment = environment
-        self._gather_seconds = gather_seconds
+        self._writing = writing
         self._ending = ending
+        self._gather_seconds = gather_seconds
         self._told = told
+        self._most_rows = most_rows
         self._door = threading.Lock()
         self._closed = False
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
-        self._lazy: deque[Callable[[Transaction], Any]] = deque()
+        self._lazy: deque[tuple[Callable[[Transaction], Any], int]] = deque()
         # A daemon: what was acknowledged is safe, so an exit without close() loses nothing and must not hang.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -95,9 +108,9 @@ class GroupWriter:
             self._waiting.put(job)
         return job.future
 
-    def submit_lazily(self, work: Callable[[Transaction], Any]) -> None:
+    def submit_lazily(self, work: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
         """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went."""
-        self._lazy.append(work)
+        self._lazy.append((work, rows))
 
     def flush(self) -> None:
         """See to it that lazy work is done soon."""
@@ -105,14 +118,14 @@ class GroupWriter:
             with contextlib.suppress(NotReady):
                 self.submit(Work(lambda _: None))
 
-    def run(self, work: Callable[[Transaction], T]) -> T:
-        """What ``work`` returns, once it is committed.
+    def run(self, work: Callable[[Transaction], T], *, rows: int = ROWS) -> T:
+        """What ``work`` returns, once it is committed; it changes at most so many rows.
 
         Raises:
             NotReady: the writer is closed.
             Exception: what ``work`` or its commit raised; nothing was written then.
         """
-        result: T = self.submit(Work(work)).result()
+        result: T = self.submit(Work(work, rows=rows)).result()
         return result
 
     def close(self) -> None:
@@ -131,22 +144,26 @@ class GroupWriter:
         while job is not None:
             if several and self._gather_seconds:
                 time.sleep(self._gather_seconds)
-            group = [job]
-            job = None
+            group, rows, most_rows = [job], job.rows, self._most_rows()
             while len(group) < _AT_ONCE and not self._waiting.empty():
                 job = self._waiting.get()
-                if job is None:
-                    self._run_group(group)
-                    return
+                if job is None or rows + job.rows > most_rows:
+                    break
                 group.append(job)
+                rows += job.rows
             several = len(group) > 1
-            self._run_group(group)
-            job = self._waiting.get()
+            self._run_group(group, most_rows - rows)
+            if job is group[-1]:
+                job = self._waiting.get()
 
-    def _run_group(self, group: list[Job]) -> None:
+    def _run_group(self, group: list[Job], rows_left: int) -> None:
+        """``rows_left``: lazy work is taken along that changes no more; some of it in any case."""
         ready = [job for job in group if self._prepared(job)]
-        while self._lazy:
-            ready.append(Work(self._lazy.popleft()))
+        taken = 0
+        while self._lazy and (not taken or taken + self._lazy[0][1] <= rows_left):
+            work, rows = self._lazy.popleft()
+            ready.append(Work(work, rows=rows))
+            taken += rows
         self._commit(ready)
 
     def _prepared(self, job: Job) -> bool:
@@ -163,7 +180,7 @@ class GroupWriter:
         if not group:
             return
         try:
-            with self._environment.begin(write=True) as txn:
+            with self._writing(rows=sum(job.rows for job in group)) as txn:
                 results = [job.apply(txn) for job in group]
                 self._ending(txn)
         except Exception as failure:

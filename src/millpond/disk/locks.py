@@ -46,13 +46,28 @@ def unlock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+def is_held(path: str) -> bool:
+    """Whether somebody holds the lock of the file at ``path`` exclusively."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not try_lock(descriptor, exclusive=False)
+    finally:
+        os.close(descriptor)
+
+
 class _Descriptor:
     """Closed when nobody refers to it any more: never under a thread that is using it."""
 
     __slots__ = ("number",)
 
     def __init__(self, path: str) -> None:
-        self.number = open_lock_file(path)
+        try:
+            self.number = open_lock_file(path, read_only=True)  # which a disk that takes no writes any more allows
+        except FileNotFoundError:
+            self.number = open_lock_file(path)
 
     def __del__(self) -> None:
         number = getattr(self, "number", -1)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ import lmdb
 from millpond.core import limits
 from millpond.core.errors import MillpondError, NameNotFound, NotReady, NotServed
 from millpond.core.names import Name, Namespace
+from millpond.disk.blocks import ROWS, Governed, pieces
 from millpond.disk.group_writer import GroupWriter, Work
 from millpond.names import environment, room, values
 from millpond.names.binding import Binding
@@ -35,6 +37,8 @@ _Result = TypeVar("_Result")
 _NUMBERS_ROW = b"segments"
 _NUMBER_BYTES = 8
 _GATHER_SECONDS = 0.0001
+_NAME_ROWS = 2
+"""What a name changes: its own row, and one in the list of changes."""
 _CHUNK_ROWS = 256
 """How much of a listing is read in one transaction, at most ``limits.CHUNK_BYTES`` plus one value."""
 
@@ -70,6 +74,7 @@ class LmdbNames:
         self._damaged: set[bytes] = set()
         self._recent = Recent()
         self._writer: GroupWriter | None = None
+        self._governed: Governed | None = None
         self._presence = environment.enter(path, read_only=read_only, must_exist=must_exist, map_bytes=map_bytes)
         try:
             self._env = environment.open_environment(path, read_only=read_only, map_bytes=map_bytes, lock=lock)
@@ -80,8 +85,14 @@ class LmdbNames:
             if read_only:
                 tables = environment.tables_to_read(path, self._env)
             else:
+                self._governed = governed = Governed(self._env, str(path))
                 self._writer = GroupWriter(
-                    self._env, "names-writer", told=self._told, ending=self._end, gather_seconds=_GATHER_SECONDS
+                    governed.writing,
+                    "names-writer",
+                    told=self._told,
+                    ending=self._end,
+                    most_rows=governed.rows_at_once,
+                    gather_seconds=_GATHER_SECONDS,
                 )
                 tables = environment.tables_to_write(path, self._env, self._writer, must_exist=must_exist)
         except BaseException:
@@ -89,6 +100,8 @@ class LmdbNames:
             raise
         self._bindings, self._counters = tables[b"bindings"], tables[b"counters"]
         self._tables = tables
+        if self._governed is not None:
+            self._governed.tables = list(tables.values())
         self.changes = Changes(tables.get(b"changes"), self._reading)
         self.pins = Pins(tables.get(b"pins"), self._reading, self._write)
         self.broken = BrokenNames(tables.get(b"broken"), self._reading, self._write)
@@ -109,7 +122,7 @@ class LmdbNames:
             grown_bytes = sum([self._put(transaction, row, value) for row, value in put])
             self._consequences.changed(transaction, [row for row, _ in put], grown_bytes)
 
-        return self._open_writer().submit(Work(write))
+        return self._open_writer().submit(Work(write, rows=sum([_rows(value) for _, value in rows])))
 
     def resolve(self, name: Name) -> Binding:
         """See :meth:`NameIndex.resolve`."""
@@ -138,18 +151,24 @@ class LmdbNames:
         return self._write(remove)
 
     def unbind_many(self, bindings: Sequence[tuple[Name, Binding]]) -> list[tuple[Name, Binding]]:
-        """Remove those of ``bindings`` that are still bound so, in one transaction; which they were.
+        """Remove those of ``bindings`` that are still bound so, some per transaction; which they were.
 
         Raises:
             NoSpace: as :meth:`unbind`.
         """
 
-        def remove(transaction: "lmdb.Transaction[bytes]") -> list[tuple[Name, Binding]]:
-            removed = [one for one in bindings if self._is_bound_to(transaction, one[0].row, one[1])]
+        def remove(
+            transaction: "lmdb.Transaction[bytes]", some: Sequence[tuple[Name, Binding]]
+        ) -> list[tuple[Name, Binding]]:
+            removed = [one for one in some if self._is_bound_to(transaction, one[0].row, one[1])]
             self._delete(transaction, [name.row for name, _ in removed])
             return removed
 
-        return self._write(remove)
+        at_once = max(1, self._governed.rows_at_once() // _NAME_ROWS) if self._governed else 1
+        removed: list[tuple[Name, Binding]] = []
+        for some in pieces(bindings, at_once):
+            removed += self._write(partial(remove, some=some), rows=_NAME_ROWS * len(some))
+        return removed
 
     def _put(self, transaction: "lmdb.Transaction[bytes]", row: bytes, value: bytes) -> int:
         """Write a row; the bytes that it takes more than what it replaces."""
@@ -290,6 +309,8 @@ class LmdbNames:
         self._closed = True
         if self._writer is not None:
             self._writer.close()
+        if self._governed is not None:
+            self._governed.close()
         self._env.close()
         self._leave()
 
@@ -306,8 +327,8 @@ class LmdbNames:
         except lmdb.Error as error:
             raise self._unread(error) from error
 
-    def _write(self, work: Callable[["lmdb.Transaction[bytes]"], _Result]) -> _Result:
-        return self._open_writer().run(work)
+    def _write(self, work: Callable[["lmdb.Transaction[bytes]"], _Result], *, rows: int = ROWS) -> _Result:
+        return self._open_writer().run(work, rows=rows)
 
     def _end(self, transaction: "lmdb.Transaction[bytes]") -> None:
         if self._opened:
@@ -354,6 +375,10 @@ class LmdbNames:
 
     def _closing(self) -> NotReady:
         return NotReady("the names are closed: the server is stopping")
+
+
+def _rows(value: bytes) -> int:
+    return _NAME_ROWS + len(value) // 128
 
 
 def _number(value: bytes | None) -> int:

@@ -11,14 +11,16 @@ import logging
 import operator
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import lmdb
 
+from millpond.core import limits
 from millpond.core.errors import NotReady
 from millpond.core.seldom import Seldom
-from millpond.disk import environment
+from millpond.disk import blocks, environment
 from millpond.disk.environment import open_environment
 from millpond.disk.group_writer import Transaction
 
@@ -131,6 +133,22 @@ class _Reading:
         return NotReady("the cache cannot be read now: try again in a few seconds")
 
 
+class Governor(Protocol):
+    """Says how far the index may grow."""
+
+    def allowed_within(self, txn: Transaction, path: str) -> int:
+        """How long its file may be."""
+
+    def allow_within(self, txn: Transaction, path: str, end_bytes: int, unused_bytes: int) -> None:
+        """As ``disk.blocks.Allow``."""
+
+    def rows_at_once(self) -> int:
+        """What is larger is done in several transactions."""
+
+    def step_bytes(self) -> int:
+        """How much more is allowed at once."""
+
+
 class Index:
     """The environment and its tables. Read methods open a transaction of their own; methods with ``txn`` use it."""
 
@@ -147,9 +165,50 @@ class Index:
             self.blobs, self.segments, self.closures, self.space, self.refused, self.state = (
                 self.env.open_db(name, create=not read_only) for name in _TABLES
             )
+            self._tables = (self.blobs, self.segments, self.closures, self.space, self.refused, self.state)
+            self._blocks = None if read_only else blocks.Blocks(self.env, path)
         except BaseException:
             self.env.close()
             raise
+        self._governor: Governor | None = None
+
+    def grow_by(self, governor: "Governor | None") -> None:
+        """From now on it grows as far as ``governor`` allows."""
+        self._governor = governor
+
+    def rows_at_once(self) -> int:
+        """What is larger is done in several transactions."""
+        return limits.ROWS_MAX if self._governor is None else self._governor.rows_at_once()
+
+    @contextmanager
+    def writing(self, *, rows: int = blocks.ROWS) -> Iterator[Transaction]:
+        """A write transaction that changes at most so many rows, or a few more in small tables.
+
+        Raises:
+            NoSpace: the quota has no room for what it may need.
+            lmdb.Error: it cannot be written.
+        """
+        with self.env.begin(write=True) as txn:
+            self.see_to(txn, rows=rows)
+            yield txn
+
+    def see_to(self, txn: Transaction, *, rows: int = blocks.ROWS) -> None:
+        """See to it that a write transaction that has just begun may take what it may need.
+
+        Raises:
+            NoSpace: the quota has no room for it.
+        """
+        governor = self._governor
+        if governor is not None and self._blocks is not None:
+            self._blocks.see_to(
+                txn,
+                self._tables,
+                rows,
+                allowed_bytes=governor.allowed_within(txn, self.path),
+                allow=lambda *sizes: governor.allow_within(txn, self.path, *sizes),
+                step_bytes=governor.step_bytes(),
+                most_rows=governor.rows_at_once(),
+            )
 
     def reading(self) -> "_Reading":
         """A read transaction. Never across an ``await``.
@@ -200,4 +259,7 @@ class Index:
 
     def close(self) -> None:
         """Close the environment. No transaction may be open."""
+        if self._blocks is not None:
+            self._blocks.close()
+            self._blocks = None
         self.env.close()

@@ -8,13 +8,16 @@ before it lets bytes go, so what was promised stays (I8).
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import TypeVar
 
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import EMPTY, Digest
-from millpond.core.errors import DigestMismatch, MillpondError, NoSpace, NotReady
+from millpond.core.errors import DigestMismatch, MillpondError, NoSpace, NotReady, WouldBlock
+from millpond.disk.blocks import ROWS, pieces
 from millpond.disk.group_writer import GroupWriter
 from millpond.disk.locks import SharedLock
 from millpond.store.failures import told
@@ -22,20 +25,21 @@ from millpond.store.index import Entry, Index
 from millpond.store.interface import Bytes, Footprint, KnownClosure, OpenBlob, Promised
 from millpond.store.repository.layout import Layout
 from millpond.store.room.ballast import Ballast
-from millpond.store.room.quota import StoredQuota
+from millpond.store.room.growth import Growth
 from millpond.store.room.refusals import Refusals
 from millpond.store.room.space import Space
 from millpond.store.room.waiting import Room
 from millpond.store.segments.beginning import TakeNumbers
-from millpond.store.segments.durability import Durability
+from millpond.store.segments.durability import Durability, Look
 from millpond.store.segments.files import SegmentFiles
 from millpond.store.segments.lookup import SegmentLookup
 from millpond.store.segments.sealing import Sealer
 from millpond.store.segments.spool import SpooledUpload, Uploads
 from millpond.store.segments.writer import PutJob, SegmentWriter
 from millpond.store.uses.counts import Counts
-from millpond.store.uses.touch_log import Kind, TouchLog
+from millpond.store.uses.touch_log import Kind, TouchLog, encoded_bytes
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.05
 """Evicted segments are let go this often: until then their blocks do not return."""
@@ -43,6 +47,8 @@ _TICKS_PER_FLUSH = 5
 _TRIES = 3
 """How often a blob is stored anew that eviction took before it could be promised."""
 _TICKS_PER_COUNT = 40
+_LATE = 1000
+"""Notes that wait for the next log; where there is no room for one, the oldest are let go."""
 
 
 class SegmentStore:
@@ -64,17 +70,23 @@ class SegmentStore:
         self._clock = clock
         self._files = SegmentFiles(layout.segments)
         self._promises = SharedLock(layout.promise_lock)
-        self._index_writer = GroupWriter(index.env, "index-writer", told=lambda failure: told(failure, layout.root))
         self._closing = threading.Event()
-        quota = StoredQuota(layout)
+        self._late: deque[tuple[Kind, list[bytes]]] = deque(maxlen=_LATE)
+        space = Space(index, layout, reserve_bytes=reserve_bytes, head_room_max_bytes=head_room_max_bytes)
+        growth = Growth(index, space)
+        self._end_growth = growth.begin(layout)
+        self._index_writer = GroupWriter(
+            index.writing, "index-writer", told=lambda failure: told(failure, layout.root), most_rows=index.rows_at_once
+        )
         self._touches = TouchLog(
             layout.touch,
             clock,
-            log_bytes=lambda: limits.touch_log_bytes(quota.quota_bytes),
-            make_room=Ballast(layout, quota).give_up,
+            log_bytes=lambda: limits.touch_log_bytes(space.quota_bytes),
+            make_room=Ballast(layout, growth).give_up,
+            grow=growth,
         )
-        space = Space(index, layout, reserve_bytes=reserve_bytes, head_room_max_bytes=head_room_max_bytes)
         self._room = Room(space, index, self._index_writer, self._closing, upkeep_seconds=upkeep_seconds)
+        growth.wait_in(self._room)
         self._sealer = Sealer(layout.segments, index, self._index_writer, space)
         self._writer = SegmentWriter(
             layout.segments,
@@ -106,15 +118,49 @@ class SegmentStore:
         """Those that are not held; the others are promised."""
         if not digests:
             return []  # a probe: it asks whether anybody is there
-        with self._promises.shared(wait=wait):
+
+        def look() -> tuple[list[Digest], Sequence[bytes]]:
             held = self._lookup.held(digests)
-            self._touches.append(Kind.LEASED, [digest[0] for digest in held])
+            return held, [digest[0] for digest in held]
+
+        held = self._noted(Kind.LEASED, look, wait=wait)
         if len(held) == len(digests):
             return []
         if not held and EMPTY not in digests:
             return list(digests)
         present = {*held, EMPTY}
         return [digest for digest in digests if digest not in present]
+
+    def _noted(self, kind: Kind, look: Callable[[], tuple[T, Sequence[bytes]]], *, wait: bool) -> T:
+        """What ``look`` sees, while what it promises by that is noted.
+
+        Room for the note is made while nobody is kept from the lock.
+        """
+        for may_block in (False, False, wait):
+            with self._promises.shared(wait=wait):
+                seen, rows = look()
+                try:
+                    self._touches.append(kind, rows, wait=may_block)
+                except WouldBlock:
+                    if not wait:
+                        raise
+                else:
+                    return seen
+            self._make_way(encoded_bytes(rows))
+        raise AssertionError("it has waited")
+
+    def _make_way(self, size_bytes: int) -> None:
+        """Wait for room for a note, as for that of a blob. Where there is none in the end, whoever writes it is told so."""
+        with suppress(OSError, NoSpace):
+            try:
+                self._touches.make_way(size_bytes)
+            except NoSpace:
+                if not self._room.may_come():
+                    return None
+                with self._room.wish(size_bytes) as wish:
+                    while wish.comes_true():
+                        with suppress(NoSpace):
+                            return self._touches.make_way(size_bytes)
 
     def put_many(self, blobs: Sequence[tuple[Digest, Bytes]]) -> list[MillpondError | None]:
         """Verify and store."""
@@ -149,10 +195,13 @@ class SegmentStore:
 
     def _put(self, blobs: Sequence[tuple[Digest, Bytes]]) -> dict[Digest, MillpondError]:
         """Append and list; those that could not be."""
-        try:
-            refused: dict[Digest, MillpondError] = self._index_writer.submit(PutJob(self._writer, blobs)).result()
-        except (NoSpace, NotReady) as failure:
-            refused = dict.fromkeys((digest for digest, _ in blobs), failure)
+        at_once = self._index.rows_at_once() - ROWS
+        refused: dict[Digest, MillpondError] = {}
+        for part in pieces(blobs, at_once):
+            try:
+                refused |= self._index_writer.submit(PutJob(self._writer, part)).result()
+            except (NoSpace, NotReady) as failure:
+                refused |= dict.fromkeys((digest for digest, _ in part), failure)
         return refused
 
     def _put_patiently(
@@ -207,11 +256,13 @@ class SegmentStore:
         digests = [digest for digest in digests if digest != EMPTY]
         if not digests:
             return Promised([], Footprint(()))
-        with self._promises.shared(wait=wait):
-            look = self._durability.look(digests)
-            if not look.missing:
-                self._touches.append(Kind.WALKED, [digest[0] for digest in digests])
-        return Promised(look.missing, look.footprint)
+
+        def look() -> tuple[Look, Sequence[bytes]]:
+            seen = self._durability.look(digests)
+            return seen, () if seen.missing else [digest[0] for digest in digests]
+
+        seen = self._noted(Kind.WALKED, look, wait=wait)
+        return Promised(seen.missing, seen.footprint)
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:
         """Make durable, check again, tell where it lies."""
@@ -222,15 +273,20 @@ class SegmentStore:
         for row, stamp, footprint, _ in closures:
             self._durability.remember(row, stamp, footprint)
         kind = Kind.NAME_BOUND if ends_leases else Kind.NAME_WALKED
-        self._touches.append(kind, [row + promised_ms.to_bytes(8, "little") for row, _, _, promised_ms in closures])
+        rows = [row + promised_ms.to_bytes(8, "little") for row, _, _, promised_ms in closures]
+        try:
+            self._touches.append(kind, rows, wait=False)
+        except WouldBlock:
+            self._late.append((kind, rows))  # nobody relies on it within a tick
 
     def intact(self, row: bytes, stamp: bytes, *, wait: bool = True) -> bool:
         """Whether it is all there; counts as use, if that can be written: a full disk must not end pulls."""
-        with self._promises.shared(wait=wait):
+
+        def look() -> tuple[bool, Sequence[bytes]]:
             intact = self._durability.intact(row, stamp)
-            if intact:
-                self._touches.append(Kind.NAME_USED, [row])
-        return intact
+            return intact, [row] if intact else ()
+
+        return self._noted(Kind.NAME_USED, look, wait=wait)
 
     def refuse(self, digests: Iterable[Digest]) -> None:
         """Remember that there was no room."""
@@ -265,6 +321,8 @@ class SegmentStore:
                 if not ticks % _TICKS_PER_COUNT:
                     self._tell_counts()
                 self._files.drop_departed()
+                while self._late:
+                    self._touches.append(*self._late.popleft())
                 if not ticks % _TICKS_PER_FLUSH:
                     self._touches.flush()
                     self._index_writer.flush()
@@ -283,6 +341,7 @@ class SegmentStore:
         self._writer.close()
         self._promises.close()  # before the log: nothing may be promised that is not noted
         self._touches.close()
+        self._end_growth()
         self._refusals.close()
         self._files.close()
 

@@ -1,5 +1,6 @@
 """flock as ``disk.locks`` spells it."""
 
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,22 @@ def test_without_waiting_a_taken_lock_says_so_and_with_waiting_it_comes(path: st
     with lock.shared(wait=True):
         assert not locks.try_lock(exclusive, exclusive=True)
     os.close(exclusive)
+
+
+def test_a_new_thread_shares_the_lock_on_a_disk_that_takes_no_writes_any_more(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(locks.open_lock_file(path))
+    really_open = os.open
+
+    def refuse(file: str, flags: int, mode: int = 0o777) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return really_open(file, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with SharedLock(path).shared(wait=False):
+        pass
 
 
 def test_a_failure_lets_the_lock_go(path: str) -> None:

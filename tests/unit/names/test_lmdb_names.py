@@ -17,6 +17,7 @@ from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import NameNotFound, NoSpace, NotReady, NotServed, RefusedToStart
 from millpond.core.names import Name, Namespace
+from millpond.disk.blocks import Governed
 from millpond.disk.group_writer import GroupWriter, Work
 from millpond.names import environment, room, values, verification
 from millpond.names.binding import Binding
@@ -328,7 +329,7 @@ class Queue:
     """A writer that is busy until it is let go, so that a test decides what waits together."""
 
     def __init__(self, env: lmdb.Environment) -> None:
-        self.writer = GroupWriter(env, "names-writer")
+        self.writer = GroupWriter(Governed(env, env.path()).writing, "names-writer")
         self.holding, begun = threading.Event(), threading.Event()
         self.threads: list[threading.Thread] = []
         self.in_thread(lambda: self.writer.run(lambda _: [begun.set(), self.holding.wait(10)]))

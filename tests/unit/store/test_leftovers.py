@@ -12,7 +12,8 @@ from unit.store.upkept import Upkept
 from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.store.room.leftovers import Leftovers
-from millpond.store.room.space import Pressure, Space
+from millpond.store.room.pressure import Pressure
+from millpond.store.room.space import Space
 from millpond.store.segments.spool import SpooledUpload
 
 QUOTA_BYTES = 64 * MIB

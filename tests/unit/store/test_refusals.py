@@ -20,7 +20,7 @@ A, B = Digest.of(b"a"), Digest.of(b"b")
 def full_disk(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index cannot be written."""
 
-    def run(*_: Any) -> Any:
+    def run(*_: Any, **__: Any) -> Any:
         raise NoSpace("the cache's disk is full")
 
     monkeypatch.setattr(repository.store._refusals._index_writer, "run", run)

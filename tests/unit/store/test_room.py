@@ -19,7 +19,8 @@ from millpond.store.failures import told
 from millpond.store.index import Index
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, write_marker
 from millpond.store.room import waiting as room_module
-from millpond.store.room.space import Held, Space
+from millpond.store.room.pressure import Held
+from millpond.store.room.space import Space
 from millpond.store.room.waiting import NEVER, Room
 
 QUOTA_BYTES = 100 * MIB
@@ -35,7 +36,7 @@ class Scene:
             os.mkdir(directory)
         write_marker(self.layout, {"format": REPOSITORY_FORMAT, "quota_bytes": QUOTA_BYTES})
         self.index = Index(str(path / "index"))
-        self.writer = GroupWriter(self.index.env, "index-writer")
+        self.writer = GroupWriter(self.index.writing, "index-writer")
         self.space = Space(self.index, self.layout, reserve_bytes=0)
         self.closing = threading.Event()
         self.room = Room(self.space, self.index, self.writer, self.closing)

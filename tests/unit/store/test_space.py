@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +19,14 @@ from millpond.store.index import Index
 from millpond.store.repository import filesystem
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, write_marker
 from millpond.store.room import holders, quota, taken
+from millpond.store.room.costs import SEGMENT_EXTRA_BYTES, segment_cost
 from millpond.store.room.holders import holder
-from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Held, NeverFits, Pressure, Space, segment_cost
+from millpond.store.room.pressure import Held, NeverFits, Pressure
+from millpond.store.room.space import SMALL_BYTES, Space
 
 QUOTA_BYTES = 100 * MIB
 SEGMENT_BYTES = limits.segment_bytes(QUOTA_BYTES)
+GROWTH_BYTES = limits.growth_bytes(QUOTA_BYTES)
 HEAD_ROOM_BYTES = QUOTA_BYTES // 200
 KIB = limits.KIB
 
@@ -56,16 +59,21 @@ class Ledger:
 
     def measure_anew(self) -> None:
         """As after a moment."""
-        self.space._taken._measured_at = self.space._quota._looked_at = float("-inf")
+        self.space._taken.forget()
+        self.space._quota._looked_at = float("-inf")
 
     def do(self, what: str, *values: Any, **more: Any) -> Any:
         with self.index.env.begin(write=True) as txn:
             return getattr(self.space, what)(txn, *values, **more)
 
-    def could(self, what: str, *values: Any) -> bool:
+    def allow(self, path: str, size_bytes: int) -> None:
+        with self.index.env.begin(write=True) as txn:
+            self.space.databases.allow(txn, path, size_bytes)
+
+    def could(self, what: str, *values: Any, **more: Any) -> bool:
         with self.index.env.begin(write=True) as txn:
             try:
-                getattr(self.space, what)(txn, *values)
+                getattr(self.space, what)(txn, *values, **more)
             except NoSpace:
                 return False
             finally:
@@ -75,11 +83,11 @@ class Ledger:
     @property
     def room_bytes(self) -> int:
         """What can be claimed, to the byte."""
-        least, most = 0, 1 << 40
-        while least < most:
-            middle = (least + most + 1) // 2
-            least, most = (middle, most) if self.could("claim", middle) else (least, middle - 1)
-        return least
+        return most(lambda size: self.could("claim", size))
+
+    @property
+    def room_for_copies(self) -> int:
+        return most(lambda size: self.could("claim", size, for_moving=True))
 
     @property
     def pressure(self) -> Pressure:
@@ -90,6 +98,15 @@ class Ledger:
         descriptor = os.open(self.layout.upkeeper_lock, os.O_RDWR | os.O_CREAT)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor
+
+
+def most(could: Callable[[int], bool]) -> int:
+    """The largest size that could be had."""
+    least, most = 0, 1 << 40
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if could(middle) else (least, middle - 1)
+    return least
 
 
 @pytest.fixture
@@ -118,7 +135,7 @@ def dead() -> bytes:
 
 def test_everything_under_the_repository_and_a_segment_for_moving_is_left_free(ledger: Ledger) -> None:
     du = subprocess.run(["du", "-s", "--block-size=1", ledger.layout.root], stdout=subprocess.PIPE, check=True).stdout
-    assert ledger.room_bytes == QUOTA_BYTES - int(du.split()[0]) - SEGMENT_BYTES - QUOTA_BYTES // 128
+    assert ledger.room_bytes == QUOTA_BYTES - int(du.split()[0]) - SEGMENT_BYTES - GROWTH_BYTES
 
 
 def test_what_is_claimed_taken_or_kept_for_uploads_cannot_be_claimed_again(ledger: Ledger) -> None:
@@ -181,6 +198,19 @@ def test_what_other_parts_take_counts_whatever_they_are(ledger: Ledger, part: st
     ledger.measure_anew()
     may_grow = 10 * MIB // limits.GROWTH_SHARE
     assert room - 10 * MIB - may_grow - 8 * KIB <= ledger.room_bytes <= room - 10 * MIB
+
+
+def test_what_a_database_may_take_counts_as_taken(ledger: Ledger) -> None:
+    room, names = ledger.room_bytes, ledger.layout.names
+    os.makedirs(names, exist_ok=True)
+    ledger.allow(names, 10 * MIB)
+    ledger.measure_anew()
+    assert room - 10 * MIB - GROWTH_BYTES // 2 - 8 * KIB <= ledger.room_bytes <= room - 10 * MIB + GROWTH_BYTES
+    Path(names, "data.mdb").write_bytes(bytes(8 * MIB))
+    ledger.measure_anew()
+    assert room - 10 * MIB - GROWTH_BYTES // 2 - 8 * KIB <= ledger.room_bytes <= room - 10 * MIB + GROWTH_BYTES
+    ledger.allow(names, MIB)
+    assert room - 10 * MIB - GROWTH_BYTES // 2 - 8 * KIB <= ledger.room_bytes <= room - 8 * MIB
 
 
 def test_a_changed_quota_is_seen_by_those_who_run(ledger: Ledger) -> None:
@@ -310,7 +340,7 @@ def test_eviction_begins_before_writers_must_wait_and_ends_there(ledger: Ledger)
     ledger.do("takes", 2, 12345)
     assert ledger.pressure.to_free_bytes == 12345
     assert ledger.pressure.limit_bytes == room
-    assert ledger.pressure.used_bytes == QUOTA_BYTES - SEGMENT_BYTES - QUOTA_BYTES // 128 - HEAD_ROOM_BYTES + 12345
+    assert ledger.pressure.used_bytes == QUOTA_BYTES - SEGMENT_BYTES - GROWTH_BYTES - HEAD_ROOM_BYTES + 12345
 
 
 def test_eviction_begins_sooner_where_much_is_written_while_it_works(ledger: Ledger) -> None:
@@ -369,13 +399,13 @@ def test_a_segment_that_is_still_open_somewhere_is_not_evicted_for_again_and_not
 
 def test_copies_find_the_room_that_writers_do_not_get_and_no_more(ledger: Ledger) -> None:
     ledger.do("takes", 1, ledger.room_bytes)
-    left = ledger.space.left_for_moving()
-    assert left == SEGMENT_BYTES + QUOTA_BYTES // 128
+    left = ledger.room_for_copies
+    assert left == SEGMENT_BYTES + GROWTH_BYTES - GROWTH_BYTES // 2 - SMALL_BYTES
     ledger.do("takes", 2, 100_000)
     ledger.do("going", 1)  # it is not back yet
-    assert ledger.space.left_for_moving() == left - 100_000
+    assert ledger.room_for_copies == left - 100_000
     ledger.do("free", 1)
-    assert ledger.space.left_for_moving() > 90 * MIB
+    assert ledger.room_for_copies > 90 * MIB
 
 
 def test_a_disk_that_others_fill_presses_until_the_reserve_is_free_again(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from millpond.core.digest import Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
 from millpond.services.cache import Cache
 from millpond.services.writing import Writer
-from millpond.store.room.space import Held
+from millpond.store.room.pressure import Held
 from millpond.store.segments import spool
 from millpond.store.segments import writer as segment_writer
 

@@ -20,6 +20,7 @@ from millpond.services.cache import Cache
 from millpond.store.eviction.making_room import Eviction
 from millpond.store.index import Entry
 from millpond.store.read_only import ReadOnlyStore
+from millpond.store.room.growth import Growth
 from millpond.store.room.space import Space
 from millpond.store.segments.sealing import Sealer
 from millpond.store.uses.table import Uses
@@ -60,10 +61,11 @@ class Upkept:
         assert repository.opened
         layout, index = repository.opened.layout, repository.opened.index
         self.layout, self.index = layout, index
+        self.space = Space(index, layout, reserve_bytes=0)
+        self._opened.callback(Growth(index, self.space, for_eviction=True).begin(layout))
         self.uses = Uses(layout.uses)
         self._opened.callback(self.uses.close)
-        self.space = Space(index, layout, reserve_bytes=0)
-        writer = GroupWriter(index.env, "upkeep-index-writer")
+        writer = GroupWriter(index.writing, "upkeep-index-writer")
         self._opened.callback(writer.close)
         sealer = Sealer(layout.segments, index, writer, self.space)
         self._opened.callback(sealer.close)

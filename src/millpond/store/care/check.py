@@ -126,7 +126,7 @@ class StoreCheck:
     def _lost(self, thing: str, number: int, row: SegmentRow, why: str) -> None:
         repaired = ""
         if self._repair:
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 now = self._index.segment(txn, number)
                 if now is not None:
                     self._index.put_segment(txn, number, now._replace(suspect=True, incarnation=now.incarnation + 1))
@@ -217,7 +217,7 @@ class StoreCheck:
         trouble = f"the index lists it {where}, which " + (f"ends at {row.end}" if row else "does not exist")
         repaired = ""
         if self._repair:
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 if txn.get(key, db=self._index.blobs) == entry.encode():
                     txn.delete(key, db=self._index.blobs)
             repaired = "it is a miss now, and the next upload brings it back"
@@ -229,7 +229,7 @@ class StoreCheck:
         trouble = f"the index counts {row.live_count} blobs of {row.live_bytes} bytes there, and lists {count} of {live_bytes}"
         repaired = ""
         if self._repair:
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 now = self._index.segment(txn, number)
                 if now is not None:  # by the difference: others may have counted on meanwhile
                     now = now._replace(
@@ -255,7 +255,7 @@ class StoreCheck:
         trouble = f"it says that segments take {said} bytes, and {what}"
         repaired = ""
         if self._repair:
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 for number, size_bytes in self._wrong_charges(space, txn).items():
                     if size_bytes:
                         space.takes(txn, number, size_bytes)

@@ -17,16 +17,19 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from millpond.core import json_text, limits
 from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import Digest
 from millpond.disk import locks
+from millpond.disk.blocks import pieces
 from millpond.disk.files import sync_directory, write_durably
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.index import Entry, Index
 from millpond.store.repository.layout import Layout
+from millpond.store.room.costs import CLUSTER_BYTES
+from millpond.store.room.growth import Growth
 from millpond.store.room.refusals import Refusals
 from millpond.store.room.space import Space
 from millpond.store.segments.files import SegmentFile
@@ -43,7 +46,6 @@ from millpond.store.segments.format import (
 from millpond.store.segments.rebuild import segment_paths
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 1000
 _PENDING, _DONE = "purging", "purged"
 
 
@@ -87,6 +89,7 @@ class Purge:
         self._index = index
         self._index_writer = index_writer
         self._space = space
+        self._grow = Growth(index, space, for_eviction=True)
         self._pending_path = os.path.join(layout.root, _PENDING)
         self._done_path = os.path.join(layout.root, _DONE)
 
@@ -104,7 +107,11 @@ class Purge:
     def begin(self, digests: Iterable[Digest]) -> None:
         """Note what is to go, so that it goes whatever happens to us."""
         rows = [[digest.key.hex(), digest.size_bytes] for digest in digests]
-        write_durably(self._pending_path, json.dumps(rows).encode())
+        self._write_down(self._pending_path, rows)
+
+    def _write_down(self, path: str, rows: Sequence[list[Any]]) -> None:
+        content = json.dumps(rows).encode()
+        self._grow(len(content) + CLUSTER_BYTES, lambda: write_durably(path, content))
 
     def finish(self, digests: Iterable[Digest]) -> int:
         """Make ``digests`` unreadable, then overwrite them; the bytes that were overwritten.
@@ -131,9 +138,8 @@ class Purge:
             refusals.close()
 
     def _cut(self, keys: Sequence[bytes]) -> None:
-        for start in range(0, len(keys), _AT_ONCE):
-            part = keys[start : start + _AT_ONCE]
-            self._index_writer.run(functools.partial(self._cut_some, keys=part))
+        for part in pieces(keys, max(1, self._index.rows_at_once() // 2)):
+            self._index_writer.run(functools.partial(self._cut_some, keys=part), rows=2 * len(part))
 
     def _cut_some(self, txn: Transaction, keys: Sequence[bytes]) -> None:
         for key in keys:
@@ -155,7 +161,7 @@ class Purge:
         known = {number for number, _ in segment_paths(self._layout.segments)}
         kept = {(number, offset) for number, offset in _noted(self._done_path) if number in known}
         noted = sorted(kept | {(place.segment, place.offset) for place in places})
-        write_durably(self._done_path, json.dumps(noted).encode())
+        self._write_down(self._done_path, [list(place) for place in noted])
         for number in {place.segment for place in places}:
             self._overwrite(number, [place for place in places if place.segment == number])
         return sum(place.size_bytes for place in places if (place.segment, place.offset) not in kept)

@@ -87,7 +87,7 @@ class Abandoned:
         if row is None:
             os.unlink(path)
             os.close(descriptor)
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing() as txn:
                 self._space.free(txn, number)
             log.info("segment %08x was never finished and is removed", number)
         elif row.state is SegmentState.OPEN:

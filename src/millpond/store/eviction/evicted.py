@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from millpond.core import json_text
 from millpond.core.clock import Clock
+from millpond.disk.blocks import pieces
 from millpond.disk.group_writer import Transaction
 from millpond.store.eviction.sweeping import End, Swept
 from millpond.store.index import Index
@@ -108,9 +109,10 @@ class Teller:
             rows = closures_of(self._index, txn, set(gone))
         horizon_ms = max(gone.values())
         broken = sum((use := self._uses.name(row)) is None or use.time_ms < horizon_ms for row in rows)
-        with self._index.env.begin(write=True) as txn:
-            for row in rows:
-                txn.delete(row, db=self._index.closures)
+        for some in pieces(rows, self._index.rows_at_once()):
+            with self._index.writing(rows=len(some)) as txn:
+                for row in some:
+                    txn.delete(row, db=self._index.closures)
         return broken
 
 

@@ -9,24 +9,28 @@ original later need not ask. A copy that nobody points to yet is nobody's: a suc
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
+
+import lmdb
 
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
+from millpond.disk.blocks import pieces
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.interface import Bytes
-from millpond.store.room.space import Space, segment_cost
+from millpond.store.room.costs import SEGMENT_EXTRA_BYTES, segment_cost
+from millpond.store.room.space import Space
 from millpond.store.segments.beginning import NewSegments, TakeNumbers
 from millpond.store.segments.files import SegmentFiles
-from millpond.store.segments.format import SEGMENT_HEADER_BYTES, record_bytes
+from millpond.store.segments.format import FOOTER_ENTRY_BYTES, SEGMENT_HEADER_BYTES, record_bytes
 from millpond.store.segments.open_segment import OpenSegment
 from millpond.store.segments.reading import Quarantine, read_found
 from millpond.store.segments.sealing import Sealer
 
 _BATCH_BYTES = 4 * limits.MIB
-_POINTED_AT_ONCE = 1000
 
 
 class Moved(NamedTuple):
@@ -58,6 +62,7 @@ class Forwarder:
         self._current: OpenSegment | None = None
         self._full: list[OpenSegment] = []
         self._is_new = False
+        self._claimed_bytes = 0
 
     def copy(self, files: SegmentFiles, found: Sequence[tuple[bytes, Entry]], quarantine: Quarantine) -> list[Moved]:
         """Copy blobs, in the order in which they lie; durable when this returns, and pointed to by nobody.
@@ -65,8 +70,10 @@ class Forwarder:
         What fails its checksum is handed to ``quarantine`` and not copied (I4).
 
         Raises:
+            NoSpace: the quota has no room for copies. Nothing was copied.
             OSError: they could not be written. Nothing was moved.
         """
+        self._claim(found)
         moved: list[Moved] = []
         try:
             for batch in _batches(found):
@@ -82,6 +89,16 @@ class Forwarder:
             self.abandon()
             raise
         return moved
+
+    def _claim(self, found: Sequence[tuple[bytes, Entry]]) -> None:
+        sizes = [record_bytes(entry.size_bytes) + FOOTER_ENTRY_BYTES for _, entry in found]
+        segments = (
+            2 + sum(sizes) * 2 // self._space.segment_bytes
+        )  # two that follow each other are more than one full one
+        size = sum(sizes) + segments * SEGMENT_EXTRA_BYTES
+        with self._index.writing() as txn:
+            self._space.claim(txn, size, for_moving=True)
+        self._claimed_bytes += size
 
     def _add(self, digest: Digest, data: Bytes) -> Entry:
         size = record_bytes(digest.size_bytes)
@@ -117,9 +134,12 @@ class Forwarder:
         """Let the index point to the copies of those that still lie where they lay; the keys of these."""
         pointed: set[bytes] = set()
         try:
-            for start in range(0, len(moved), _POINTED_AT_ONCE):
-                with self._index.env.begin(write=True) as txn:
-                    pointed |= self._point(txn, moved[start : start + _POINTED_AT_ONCE])
+            for some in pieces(moved, self._index.rows_at_once()):
+                with self._index.writing(rows=len(some)) as txn:
+                    pointed |= self._point(txn, some)
+            with self._index.writing() as txn:
+                self._space.give_back(txn, self._claimed_bytes)
+            self._claimed_bytes = 0
         except BaseException:
             self.abandon()
             raise
@@ -157,6 +177,12 @@ class Forwarder:
         for segment in self._open:
             os.close(segment.descriptor)
         self._full, self._current = [], None
+        if self._claimed_bytes:
+            # Not by writing(): what gives room back must not need any.
+            with suppress(lmdb.Error), self._index.env.begin(write=True) as txn:
+                self._space.charge_files(txn)
+                self._space.give_back(txn, self._claimed_bytes)
+                self._claimed_bytes = 0
 
     def close(self) -> None:
         """Let the current segment go; it is continued or sealed by whoever comes next."""

@@ -24,14 +24,14 @@ from millpond.store.eviction.sweeping import EVERYTHING, End, Rule, Sweeper, Swe
 from millpond.store.index import Index, SegmentState
 from millpond.store.repository.layout import Layout
 from millpond.store.room.departing import Departing
-from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Held, Space
+from millpond.store.room.pressure import Held
+from millpond.store.room.space import Space
 from millpond.store.room.spare import Spare
 from millpond.store.uses.merging import Merger, TouchReader
 from millpond.store.uses.table import Uses
 
 log = logging.getLogger(__name__)
-_BUSY_SECONDS = 0.01
-_IDLE_SECONDS = 0.1
+_BUSY_SECONDS, _IDLE_SECONDS = 0.01, 0.1
 _STUCK_SECONDS = 0.15
 """How soon to look again when nothing can go; those who wait are told each time."""
 _PATIENCE_SECONDS = 0.4
@@ -183,10 +183,14 @@ class Eviction:
         freed, due = 0, to_free
         touches = self._merger.reader()
         until = time.monotonic() + _ROUND_SECONDS
+        rule = self._rule(plan.horizon_ms)
+        lacked_room = False
         for victim in plan.victims:
-            if not self._may_copy(victim.kept_bytes):
-                continue
-            swept = self._sweep(victim.number, self._rule(plan.horizon_ms), touches)
+            swept = self._sweep(victim.number, rule, touches)
+            if swept.end is End.NO_ROOM:  # what went before may not be deleted yet, or still be open somewhere
+                self._sweeper.remove()
+                swept = self._sweep(victim.number, rule, touches)
+            lacked_room |= swept.end is End.NO_ROOM
             freed += swept.freed_bytes if swept.end is End.GONE else 0
             if freed >= due:
                 self._sweeper.remove()  # somebody may wait for this; what goes ahead of that goes together
@@ -194,23 +198,23 @@ class Eviction:
             if freed >= plan.wanted_bytes or time.monotonic() > until:
                 break
         self._sweeper.remove()
+        if lacked_room and not freed and not len(self._departing):
+            return self._make_room_without_copying(plan, touches)
         return freed
 
-    def _may_copy(self, size_bytes: int) -> bool:
-        """Whether the quota has room for copies: what went before may still be open somewhere, or not be deleted yet."""
-        self._departing.collect()
-        if self._fits(size_bytes):
-            return True
-        self._sweeper.remove()
-        return self._fits(size_bytes)
-
-    def _fits(self, size_bytes: int) -> bool:
-        nothing_is_going = not len(self._departing) and not self._sweeper.has_marked
-        return nothing_is_going or size_bytes + SEGMENT_EXTRA_BYTES <= self._space.left_for_moving()
+    def _make_room_without_copying(self, plan: Plan, touches: TouchReader) -> int:
+        """Let a segment go with what is young in it: databases have taken the room for copies."""
+        rule = self._rule(self._clock())._replace(copied_per_freed=0.0)
+        for victim in plan.victims:
+            if (swept := self._sweep(victim.number, rule, touches)).end is End.GONE:
+                self._sweeper.remove()
+                return swept.freed_bytes
+        return 0
 
     def _sweep(self, number: int, rule: Rule, touches: TouchReader) -> Swept:
         swept = self._sweeper.sweep(number, rule, touches)
-        self._counting.swept(number, is_gone=swept.end is End.GONE)
+        if swept.end is not End.NO_ROOM:
+            self._counting.swept(number, is_gone=swept.end is End.GONE)
         if swept.end is End.GONE:
             self._gone[number] = rule.horizon_ms
         self._episode = self._episode.plus(swept)
@@ -328,7 +332,7 @@ class Eviction:
     def _say_what_is_in_the_way(self) -> None:
         census = self._counting.last
         held = Held(census.pinned_bytes, census.leased_bytes, census.other_bytes)
-        with self._index.env.begin(write=True) as txn:
+        with self._index.writing() as txn:
             self._space.cannot_free(txn, held)
 
     def _tell(self, *, remember: bool = True) -> Evicted:

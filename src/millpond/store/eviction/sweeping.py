@@ -27,8 +27,9 @@ from typing import NamedTuple
 
 from millpond.core import limits
 from millpond.core.clock import Clock
-from millpond.core.errors import NotReady
+from millpond.core.errors import NoSpace, NotReady
 from millpond.disk import locks
+from millpond.disk.blocks import pieces
 from millpond.disk.group_writer import Transaction
 from millpond.store.care.quarantine import quarantine
 from millpond.store.eviction.census import created_ms
@@ -49,8 +50,6 @@ from millpond.store.uses.use import Use
 
 log = logging.getLogger(__name__)
 _TRIES = 3
-_AT_ONCE = 1000
-"""Blobs deleted in one transaction: writers wait for it, and each may take a page more before that is measured."""
 _MARKED_AT_ONCE = 6_000
 """Blobs in marked segments that are not deleted yet."""
 
@@ -84,6 +83,8 @@ class End(Enum):
     GONE = auto()
     LET_GO = auto()
     """It was used meanwhile, or gives too little for what would be copied."""
+    NO_ROOM = auto()
+    """There was none for copies of what is kept."""
 
 
 class Swept(NamedTuple):
@@ -145,7 +146,10 @@ class Sweeper:
             freed_bytes = file_bytes - copied - kept_bytes
             if kept_bytes and (freed_bytes <= 0 or copied + kept_bytes > copied_per_freed * freed_bytes):
                 break
-            self._move(kept)
+            try:
+                self._move(kept)
+            except NoSpace:
+                return Swept(End.NO_ROOM, copied_bytes=copied)
             copied += kept_bytes
             if self._mark(number, going, rule, touches):
                 self._marked[number] = going
@@ -253,7 +257,7 @@ class Sweeper:
 
     def _quarantine(self, digest: "tuple[bytes, int]", entry: Entry) -> None:
         log.error("blob %s is damaged in segment %08x: it is no longer held", digest[0][1:].hex(), entry.segment)
-        with self._index.env.begin(write=True) as txn:
+        with self._index.writing() as txn:
             quarantine(self._index, self._layout.segments, txn, digest[0], entry)
 
     # -- 2: the last look -------------------------------------------------------------------------------------------
@@ -272,6 +276,7 @@ class Sweeper:
         # The index is locked first: to wait for its writers while promises wait for us would stall everybody.
         txn = self._index.env.begin(write=True)
         try:
+            self._index.see_to(txn)
             with self._promises.exclusively() as held:
                 if not held:
                     txn.abort()
@@ -315,10 +320,10 @@ class Sweeper:
     def _delete_listed(self, going: Mapping[int, Listed], *, lost: bool = False) -> None:
         # Neighbours in the index go together, whatever segment they lie in.
         ordered = sorted(itertools.chain.from_iterable(listed.items() for listed in going.values()))
-        for start in range(0, len(ordered), _AT_ONCE):
-            keys, entries = zip(*ordered[start : start + _AT_ONCE], strict=True)
+        for part in pieces(ordered, self._index.rows_at_once()):  # writers wait for each
+            keys, entries = zip(*part, strict=True)
             newer: dict[bytes, bytes] = {}
-            with self._index.env.begin(write=True) as txn:
+            with self._index.writing(rows=len(part)) as txn:
                 with txn.cursor(self._index.blobs) as cursor:
                     found = tuple(map(cursor.pop, keys))
                     if found != entries:
@@ -348,7 +353,7 @@ class Sweeper:
         for number in numbers:
             self._files.drop(number)  # or we would be the reader for whom its blocks are kept
         self._departing.depart({number: self._path(number) for number in numbers})
-        with self._index.env.begin(write=True) as txn:
+        with self._index.writing(rows=len(numbers)) as txn:
             for number in numbers:
                 txn.delete(number.to_bytes(4, "big"), db=self._index.segments)
 

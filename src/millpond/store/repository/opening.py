@@ -28,6 +28,7 @@ from millpond.store.repository import filesystem
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, recognise, write_marker
 from millpond.store.repository.trust import believed, made_durable, mark
 from millpond.store.room.ballast import Ballast
+from millpond.store.room.growth import Growth
 from millpond.store.room.quota import GIVEN, MEASURED, StoredQuota, quota_in
 from millpond.store.room.refusals import FILE_BYTES
 from millpond.store.room.space import Space
@@ -217,7 +218,7 @@ def _open(layout: Layout, explicit_quota: QuotaBytes) -> OpenRepository:
             filesystem.check_inhabitants(layout.open_lock, layout.root)
         marker = _settled_marker(layout, explicit_quota(filesystem.size_bytes(layout.root)), alone=alone)
         index = _judged(layout) if alone else Index(layout.index)
-        Ballast(layout).run()
+        Ballast(layout, Growth(index, Space(index, layout, reserve_bytes=0))).run()
         locks.lock(descriptor, exclusive=False)
     except BaseException:
         os.close(descriptor)

@@ -56,7 +56,7 @@ def mark(index: Index, *, clean: bool) -> None:
         _sync(index)  # all that the mark will vouch for
     else:
         vouch(index.path, clean=False)  # before anything is written that a power loss may take
-    with index.env.begin(write=True) as txn:
+    with index.writing() as txn:
         txn.put(_STATE, json.dumps({**_here(index), "clean": clean}).encode(), db=index.state)
     _sync(index)  # "not clean" too: an old "clean" must not outlive the writes that follow
     if clean:
@@ -81,7 +81,7 @@ def made_durable(layout: Layout, index: Index) -> bool:
     except OSError as failure:
         log.warning("a segment could not be synced, so that the index may have to be made anew: %s", failure)
         return False
-    with index.env.begin(write=True) as txn:
+    with index.writing(rows=len(behind)) as txn:
         for number, row in behind.items():
             index.put_segment(txn, number, row._replace(synced_to=row.end))
     return True

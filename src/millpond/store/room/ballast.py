@@ -2,7 +2,7 @@
 
 When another program has filled the disk, eviction must still be able to write that entries go, and a promise must still
 be noted (tried: on a full disk LMDB cannot commit a delete). So a file holds some blocks from the beginning. The rule: it
-is given up only for that, never for a blob, and made anew as soon as the disk has room to spare.
+is given up only for that, never for a blob, and made anew as soon as the disk and the quota have room to spare.
 """
 
 import logging
@@ -10,12 +10,15 @@ import os
 from contextlib import suppress
 
 from millpond.core import limits
+from millpond.core.errors import NoSpace
+from millpond.disk.blocks import Grow
 from millpond.disk.files import FILE_MODE
 from millpond.store.repository.layout import Layout
 from millpond.store.room.quota import StoredQuota
 from millpond.store.room.taken import file_bytes
 
 log = logging.getLogger(__name__)
+
 _LOOK_SECONDS = 5.0
 _PLENTY = 4
 """It is made when so many times its size is free."""
@@ -26,9 +29,11 @@ class Ballast:
 
     name = "ballast"
 
-    def __init__(self, layout: Layout, quota: StoredQuota | None = None) -> None:
+    def __init__(self, layout: Layout, grow: Grow = lambda _, grow: grow()) -> None:
+        """``grow`` lets it be made where the quota has room for it."""
         self._layout = layout
-        self._quota = quota or StoredQuota(layout)
+        self._quota = StoredQuota(layout)
+        self._grow = grow
 
     def give_up(self) -> bool:
         """Let its blocks go; whether there were any."""
@@ -54,7 +59,7 @@ class Ballast:
         descriptor = os.open(self._layout.ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             os.ftruncate(descriptor, 0)
-            with suppress(OSError):  # somebody was quicker: later, then
-                os.posix_fallocate(descriptor, 0, size_bytes)
+            with suppress(OSError, NoSpace):  # somebody was quicker: later, then
+                self._grow(size_bytes, lambda: os.posix_fallocate(descriptor, 0, size_bytes))
         finally:
             os.close(descriptor)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from millpond.core.errors import MillpondError
+from millpond.disk.blocks import ROWS
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.room.space import Space
 from millpond.store.segments.files import departed_path, departed_segments
@@ -67,7 +68,7 @@ class Departing:
             for number in segments:
                 self._space.going(txn, number)
 
-        self._index_writer.run(going)  # first, so that a successor knows
+        self._index_writer.run(going, rows=ROWS + len(segments))  # first, so that a successor knows
         for number, path in segments.items():
             self._hide(number, path)
         self._free([number for number in segments if number not in self._leaving])
@@ -115,7 +116,9 @@ class Departing:
     def _free(self, numbers: Sequence[int]) -> int:
         if not numbers:
             return 0
-        return self._index_writer.run(lambda txn: sum(self._space.free(txn, number) for number in numbers))
+        return self._index_writer.run(
+            lambda txn: sum(self._space.free(txn, number) for number in numbers), rows=ROWS + len(numbers)
+        )
 
     def close(self) -> None:
         """Wait a moment for readers to let go; what they still hold is freed by the next upkeeper."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.disk import locks
-from millpond.disk.group_writer import GroupWriter
+from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.index import Index
 from millpond.store.repository.layout import Layout
 from millpond.store.room.space import Space
@@ -116,9 +116,15 @@ class Leftovers:
         if removed:
             log.info("%d interrupted uploads were removed", removed)
 
-    def _note(self, name: str, size_bytes: int) -> None:
-        """Have the ledger say what it takes."""
-        self._index_writer.run(lambda txn: self._space.end_upload(txn, name, announced_bytes=0, kept_bytes=size_bytes))
+    def _note(self, name: str, size_bytes: int, *, renamed: bool = False) -> None:
+        """Have the ledger say what it takes; ``renamed``: it may be a segment that was never listed."""
+
+        def apply(txn: Transaction) -> None:
+            if renamed:
+                self._space.charge_files(txn)
+            self._space.end_upload(txn, name, announced_bytes=0, kept_bytes=size_bytes)
+
+        self._index_writer.run(apply)
 
     def _noted(self) -> dict[str, int]:
         with self._index.reading() as txn, txn.cursor(self._index.space) as cursor:
@@ -133,5 +139,5 @@ class Leftovers:
         """Of those that had none the last time either: in between, a segment may have been made of it."""
         without = set(self._noted()) - set(os.listdir(self._directory))
         for name in without & self._without_file:
-            self._note(name, 0)
+            self._note(name, 0, renamed=True)
         self._without_file = without

@@ -7,6 +7,8 @@ The memory must work just when the disk is full. So its overflow, "everything co
 in a file that was written when the repository was made: writing them again needs no room.
 """
 
+import functools
+import itertools
 import logging
 import os
 import struct
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.errors import MillpondError
+from millpond.disk.blocks import pieces
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.index import Index
 
@@ -46,18 +49,21 @@ class Refusals:
         """Remember; on disk before it returns, for the push that follows may reach another process."""
         until = self._clock() + limits.REFUSED_MS
 
-        def apply(txn: Transaction) -> bool:
+        def apply(txn: Transaction, some: Sequence[bytes]) -> bool:
             db = self._index.refused
-            if txn.stat(db)["entries"] + len(keys) > limits.REFUSED_DIGESTS:
-                self._forget_old(txn)
-            if txn.stat(db)["entries"] + len(keys) > limits.REFUSED_DIGESTS:
+            if txn.stat(db)["entries"] + len(some) > limits.REFUSED_DIGESTS:
+                self._forget_old(txn, 2 * len(some))
+            if txn.stat(db)["entries"] + len(some) > limits.REFUSED_DIGESTS:
                 return False
-            for key in keys:
+            for key in some:
                 txn.put(key, _U64.pack(until), db=db)
             return True
 
         try:
-            remembered = self._index_writer.run(apply)
+            remembered = all(
+                self._index_writer.run(functools.partial(apply, some=some), rows=3 * len(some))
+                for some in pieces(keys, max(1, self._index.rows_at_once() // 3))
+            )
         except MillpondError:
             remembered = False
         if not remembered:
@@ -75,11 +81,11 @@ class Refusals:
         with self._index.reading() as txn:
             return any(_U64.unpack(txn.get(key, bytes(8), db=self._index.refused))[0] > now for key in keys)
 
-    def _forget_old(self, txn: Transaction) -> None:
+    def _forget_old(self, txn: Transaction, at_most: int) -> None:
         now = self._clock()
-        for key, until in list(txn.cursor(self._index.refused)):
-            if _U64.unpack(until)[0] <= now:
-                txn.delete(key, db=self._index.refused)
+        old = (key for key, until in txn.cursor(self._index.refused) if _U64.unpack(until)[0] <= now)
+        for key in list(itertools.islice(old, at_most)):
+            txn.delete(key, db=self._index.refused)
 
     def close(self) -> None:
         """Let the file go."""

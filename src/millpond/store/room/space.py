@@ -10,12 +10,14 @@ Kept in the index's ``space`` table, so that a claim, a spend and an index entry
 ``claim:HOLDER``     what a process has set aside for appending, and not used yet
 ``announced:HOLDER``  what its running uploads have said they will bring, and was not set aside yet
 ``want:HOLDER``      what its threads wait for
+``file:NAME``        how long a database's file may be (``store.room.databases``)
 ``held``             what stood in the way when upkeep could free nothing more, and when (monotonic ns)
 ===================  ===================================================================================
 
-Everything else under the repository is measured (``store.room.taken``). The rule: what is written was claimed before, and
-what is charged is never less than what the file system takes, so that ``du`` and ``df`` stay below the quota at every
-moment. Rows of processes that died return when room is short; what they left in files is charged to these.
+Everything else under the repository is measured (``store.room.taken``), and grows only where this ledger has room for it
+(``store.room.growth``). The rule: what is written was claimed before, and what is charged is never less than what the file
+system takes, so that ``du`` and ``df`` stay below the quota at every moment. Rows of processes that died return when room
+is short; what they left in files is charged to these.
 
 Two things are decided here. :meth:`Space.claim`: may so much be written? And :meth:`Space.pressure`: how much must go?
 The latter counts what is really there and what somebody waits for, never what was only announced, so that a lie about a
@@ -26,7 +28,6 @@ import os
 import struct
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from millpond.core import limits
 from millpond.core.errors import NoSpace
@@ -34,55 +35,22 @@ from millpond.disk import locks
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Index
 from millpond.store.repository.layout import Layout
+from millpond.store.room.costs import CLUSTER_BYTES
+from millpond.store.room.databases import Databases
 from millpond.store.room.holders import holder, lives
 from millpond.store.room.ledger import Ledger
+from millpond.store.room.pressure import Held, NeverFits, Pressure
 from millpond.store.room.quota import StoredQuota
 from millpond.store.room.taken import Taken, files_in
 from millpond.store.segments.files import segment_name, segment_number
-from millpond.store.segments.format import FOOTER_END_BYTES, FOOTER_ENTRY_BYTES, SEGMENT_HEADER_BYTES
 
 _NUMBER = struct.Struct(">I")
 _HELD = struct.Struct("<QQQQ")
 _USED, _GOING, _HELD_ROW = b"used", b"going", b"held"
 _SEGMENT, _UPLOAD, _CLAIM, _ANNOUNCED, _WANT = b"seg:", b"upload:", b"claim:", b"announced:", b"want:"
 _GONE = 1 << 63
-_CLUSTER_BYTES = 4096
-"""Files grow by this much on every file system that we know; a larger cluster is found out when a segment is sealed."""
-SEGMENT_EXTRA_BYTES = SEGMENT_HEADER_BYTES + FOOTER_END_BYTES + _CLUSTER_BYTES
-"""The most that a segment takes beyond its records and their entries in the footer."""
-
-
-def segment_cost(end: int, records: int) -> int:
-    """The most that a segment takes that ends at ``end``, once it has its footer."""
-    return _clusters(end + records * FOOTER_ENTRY_BYTES + FOOTER_END_BYTES)
-
-
-def _clusters(size_bytes: int) -> int:
-    return -(-size_bytes // _CLUSTER_BYTES) * _CLUSTER_BYTES
-
-
-class Pressure(NamedTuple):
-    """How full it is. ``to_free_bytes`` above 0: evict now, so much."""
-
-    limit_bytes: int
-    """What segments, uploads and claims together may be, now."""
-    used_bytes: int
-    """Everything under the repository, in blocks."""
-    claimed_bytes: int
-    """Set aside and not written yet."""
-    to_free_bytes: int
-
-
-class NeverFits(NoSpace):
-    """Waiting is of no use."""
-
-
-class Held(NamedTuple):
-    """What cannot be evicted, and why."""
-
-    pinned_bytes: int
-    leased_bytes: int
-    other_bytes: int
+SMALL_BYTES = 32 * limits.KIB
+"""For what grows without asking, by a block at a time: directories, lock files, a marker on its way."""
 
 
 class Space:
@@ -104,6 +72,7 @@ class Space:
         self._reserve_bytes = reserve_bytes
         self._head_room_max_bytes = head_room_max_bytes
         self._making_head_room = False
+        self.databases = Databases(self._ledger)
         self._taken = Taken(layout)
         self._me = holder()
 
@@ -127,13 +96,28 @@ class Space:
     @property
     def largest_blob_bytes(self) -> int:
         """No blob above this can ever fit."""
-        return max(0, self.quota_bytes - self._spare_bytes() - self._taken.overhead_bytes() - _CLUSTER_BYTES)
+        return max(
+            0,
+            self.quota_bytes - self.segment_bytes - self._growth_bytes() - self._taken.overhead_bytes() - CLUSTER_BYTES,
+        )
 
-    def _spare_bytes(self) -> int:
-        """Kept free: a segment for moving, and what the databases may grow by before it is measured."""
-        growth_bytes = max(limits.GROWTH_MIN_BYTES, min(limits.GROWTH_MAX_BYTES, self.quota_bytes // 128))
-        # Where blobs are small databases are large, and a process that is stopped in the middle of a look keeps their pages.
-        return self.segment_bytes + max(growth_bytes, self._taken.overhead_bytes() // limits.GROWTH_SHARE)
+    def _spare_bytes(self, txn: Transaction) -> int:
+        """Claims leave so much free: a segment for moving, and what logs and databases take next."""
+        growth_bytes = self._growth_bytes()
+        return self.segment_bytes + max(growth_bytes, growth_bytes // 2 + self._ahead_bytes(txn))
+
+    @property
+    def kept_for_eviction_bytes(self) -> int:
+        """What copies leave free, and names and logs half of it: what goes must be written down before it goes."""
+        return limits.growth_bytes(self.quota_bytes) // 2
+
+    def _growth_bytes(self) -> int:
+        # Where blobs are small databases are large, and what is to go is written down in them before it goes.
+        return max(limits.growth_bytes(self.quota_bytes), self._taken.overhead_bytes() // limits.GROWTH_SHARE)
+
+    def _ahead_bytes(self, txn: Transaction) -> int:
+        """What is taken beyond what was measured, soon and without asking any more."""
+        return SMALL_BYTES + self.databases.ahead_bytes(txn, self._taken.measured().databases)
 
     def head_room_bytes(self) -> int:
         """Eviction begins so far below the limit, so that writers seldom wait for it. Small caches are used to the end."""
@@ -142,13 +126,16 @@ class Space:
 
     # -- what a writer does -----------------------------------------------------------------------------------------
 
-    def claim(self, txn: Transaction, size_bytes: int) -> None:
-        """Set ``size_bytes`` aside for this process.
+    def claim(self, txn: Transaction, size_bytes: int, *, for_moving: bool = False) -> None:
+        """Set ``size_bytes`` aside for this process; ``for_moving``: also from what is kept free for that.
 
         Raises:
             NoSpace: they are not there.
         """
-        self._must_fit(txn, size_bytes)
+        if for_moving:
+            self.must_hold(txn, size_bytes, leaving=self.kept_for_eviction_bytes)
+        else:
+            self._must_fit(txn, size_bytes)
         self._ledger.add(txn, _CLAIM + self._me, size_bytes)
 
     def give_back(self, txn: Transaction, size_bytes: int) -> None:
@@ -207,14 +194,7 @@ class Space:
 
     def keeper_lives(self) -> bool:
         """Whether some process does upkeep, so that room may come."""
-        try:
-            descriptor = os.open(self._layout.upkeeper_lock, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            return not locks.try_lock(descriptor, exclusive=False)
-        finally:
-            os.close(descriptor)
+        return locks.is_held(self._layout.upkeeper_lock)
 
     def disk_is_brimful(self) -> bool:
         """Whether another program has filled the disk so far that even eviction may not be able to write."""
@@ -226,12 +206,32 @@ class Space:
 
     def left_bytes(self, txn: Transaction) -> int:
         """How much can be claimed; negative when more is set aside than there is room for."""
-        return (
-            self._room(txn)
-            - self._ledger.get(txn, _USED)
-            - self._ledger.total(txn, _CLAIM)
-            - self._ledger.total(txn, _UPLOAD)
+        return self._room(txn) - self._set_aside(txn)
+
+    def must_hold(self, txn: Transaction, size_bytes: int, *, leaving: int) -> None:
+        """Make sure that the quota has room for so much more, and for ``leaving`` beside it, as of this very moment.
+
+        Raises:
+            NoSpace: it has not.
+        """
+        for may_tidy in (True, False):
+            self._taken.forget()
+            left_bytes = self.quota_bytes - self._taken.overhead_bytes() - self._set_aside(txn)
+            ahead_bytes = self._ahead_bytes(txn)
+            # So far beyond the quota is only one that was made smaller: then it is eviction's to bring it back.
+            is_smaller = not leaving and left_bytes < -self.segment_bytes
+            if size_bytes <= left_bytes - ahead_bytes - leaving or is_smaller:
+                return
+            if may_tidy:
+                self._forget_the_dead(txn)
+        raise NoSpace(
+            f"the cache is full: its quota of {self.quota_bytes} bytes has no room for {size_bytes} bytes more"
         )
+
+    def _set_aside(self, txn: Transaction) -> int:
+        """What is in the ledger: what segments take, and what was claimed for more."""
+        total = self._ledger.total
+        return self._ledger.get(txn, _USED) + total(txn, _CLAIM) + total(txn, _UPLOAD)
 
     def held(self, txn: Transaction) -> tuple[Held | None, int]:
         """What stood in the way when upkeep said last that it can free nothing more, and when that was (monotonic)."""
@@ -272,12 +272,6 @@ class Space:
             claimed_bytes=claims + max(0, uploads - written),
             to_free_bytes=max(0, to_free, starving_bytes),
         )
-
-    def left_for_moving(self) -> int:
-        """How much may be copied before something else returns; what is kept free for writers' claims is not counted."""
-        with self._index.reading() as txn:
-            taken = self._ledger.get(txn, _USED) + self._ledger.total(txn, _CLAIM) + self._ledger.total(txn, _UPLOAD)
-        return self.quota_bytes - self._taken.overhead_bytes() - taken
 
     def cannot_free(self, txn: Transaction, held: Held) -> None:
         """Tell those who wait that nothing more can be freed now, and what stands in the way."""
@@ -350,6 +344,7 @@ class Space:
     # -- the sums ---------------------------------------------------------------------------------------------------
 
     def _must_fit(self, txn: Transaction, size_bytes: int) -> None:
+        self._taken.forget()  # in this transaction nothing else grows (``store.room.growth``)
         if self._fits_politely(txn, size_bytes):
             return
         self._forget_the_dead(txn)
@@ -371,7 +366,7 @@ class Space:
 
     def _rooms(self, txn: Transaction) -> tuple[int, int]:
         """What segments, uploads and claims may be together: by the quota, and by the disk."""
-        in_quota = self.quota_bytes - self._spare_bytes() - self._taken.overhead_bytes()
+        in_quota = self.quota_bytes - self._taken.overhead_bytes() - self._spare_bytes(txn)
         # What uploads have written is set aside as well, so it must not be missed twice.
         ours = self._ledger.get(txn, _USED) + self._taken.uploads_bytes()
         on_disk = ours + self._taken.free_bytes() - self._reserve_bytes - self.segment_bytes
@@ -380,7 +375,7 @@ class Space:
         return in_quota, on_disk
 
     def _forget_the_dead(self, txn: Transaction) -> None:
-        """Return what died with its process; what it had written and not listed is charged to the files."""
+        """Return what died with its process; what it had written and not listed is charged to its files."""
         dead = [
             key
             for prefix in (_CLAIM, _ANNOUNCED, _WANT)
@@ -389,8 +384,11 @@ class Space:
         ]
         for key in dead:
             txn.delete(key, db=self._db)
-        if not dead:
-            return
+        if dead:
+            self.charge_files(txn)
+
+    def charge_files(self, txn: Transaction) -> None:
+        """Charge segments what their files take, where that is more: of what was never listed nobody else says it."""
         for name, size_bytes in files_in(self._layout.segments):
             number = segment_number(name)
             if number is not None and size_bytes > self._ledger.get(txn, _SEGMENT + _NUMBER.pack(number)) & ~_GONE:

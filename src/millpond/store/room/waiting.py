@@ -11,19 +11,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
+import lmdb
+
 from millpond.core import limits
 from millpond.core.errors import MillpondError, NoSpace
 from millpond.core.wording import format_size
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.failures import is_the_disks
 from millpond.store.index import Index
-from millpond.store.room.space import Held, NeverFits, Space
+from millpond.store.room.pressure import Held, NeverFits
+from millpond.store.room.space import Space
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.01
 _QUEUE_SECONDS = 0.05
 _PLACES = 4
 _FULL_SECONDS = 1.0
+_NAMES_SECONDS = 3.0
 NEVER = -1.0
 _DISK_TRIES = 6
 """A disk that refuses what the ledger allows (a user's quota on it, say) is asked so often, twice as long apart each time."""
@@ -163,6 +167,26 @@ class Room:
                 except NoSpace as refusal:
                     wish.failed([refusal])
         raise wish.refusal
+
+    def comes(self, size_bytes: int) -> bool:
+        """Wait a moment for so much room, without claiming it; whether there seems to be some.
+
+        For the thread that writes names. The one that writes the index may be waiting for it, so it must not be waited for.
+        """
+        if not self.may_come():
+            return False
+        until = time.monotonic() + _NAMES_SECONDS
+        with suppress(MillpondError, lmdb.Error):
+            with self._index.writing() as txn:
+                self.space.want(txn, size_bytes)
+            try:
+                while not self.closing.wait(_LOOK_SECONDS) and time.monotonic() < until:
+                    if self.outlook().left_bytes >= size_bytes:
+                        return True
+            finally:
+                with self._index.writing() as txn:
+                    self.space.want(txn, -size_bytes)
+        return False
 
     def admit(self, admit: Callable[[Transaction], T]) -> T:
         """Have an upload admitted, waiting for others to end where all of them do not fit at once.

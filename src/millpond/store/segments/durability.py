@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady, WouldBlock
+from millpond.disk.blocks import ROWS
 from millpond.disk.group_writer import GroupWriter, Transaction, Work
 from millpond.store.care.quarantine import quarantine
 from millpond.store.index import ENTRY, Entry, Index
@@ -53,7 +54,7 @@ class Durability:
                     self._index.put_segment(txn, number, row._replace(synced_to=end))
             return _settled(self._look(txn, digests))
 
-        return self._index_writer.run(apply)
+        return self._index_writer.run(apply, rows=ROWS + len(synced))
 
     def _sync(self, number: int) -> int:
         """Sync a segment, whoever writes it; up to where it is durable now."""
@@ -98,7 +99,8 @@ class Durability:
     def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
         """Write a closure's row."""
         value = closure_rows.encoded(stamp, footprint.places)
-        self._index_writer.submit_lazily(lambda txn: txn.put(row, value, db=self._index.closures))
+        rows = ROWS + len(value) // 128
+        self._index_writer.submit_lazily(lambda txn: txn.put(row, value, db=self._index.closures), rows=rows)
 
     def intact(self, row: bytes, stamp: bytes) -> bool:
         """Whether all segments of the closure are as they were when it was last walked."""

@@ -20,12 +20,13 @@ from millpond.core.clock import Clock
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, MillpondError, NoSpace
 from millpond.disk import locks
+from millpond.disk.blocks import ROWS
 from millpond.disk.files import FILE_MODE
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.failures import told
 from millpond.store.index import Entry
 from millpond.store.interface import Bytes
-from millpond.store.room.space import segment_cost
+from millpond.store.room.costs import segment_cost
 from millpond.store.room.taken import BLOCK_BYTES
 from millpond.store.room.waiting import Room
 from millpond.store.segments.files import segment_name
@@ -346,6 +347,7 @@ class _SpoolJob:
 
     def __init__(self, upload: SpooledUpload) -> None:
         self.future: Future[Any] = Future()
+        self.rows = ROWS
         self._upload = upload
         self._placed: Placed | None = None
 

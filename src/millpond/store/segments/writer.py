@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from millpond.core import limits
@@ -16,10 +17,12 @@ from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.core.errors import NoSpace, NotReady
 from millpond.disk import locks
+from millpond.disk.blocks import ROWS
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.interface import Bytes
-from millpond.store.room.space import SEGMENT_EXTRA_BYTES, Space, segment_cost
+from millpond.store.room.costs import SEGMENT_EXTRA_BYTES, segment_cost
+from millpond.store.room.space import Space
 from millpond.store.segments.beginning import NewSegments, TakeNumbers
 from millpond.store.segments.files import segment_name
 from millpond.store.segments.format import (
@@ -117,6 +120,17 @@ class SegmentWriter:
 
     def _those_without_room(self, digests: Iterable[Digest]) -> list[Digest]:
         """Claim room for those that fit, one after the other; the rest."""
+        fitting: list[Digest] = []
+        rest: list[Digest] = []
+        for _ in range(2):
+            fitting, rest = self._fitting(digests)
+            with suppress(NoSpace):  # somebody was quicker, or the index has grown since
+                self.claim(self.room_for(fitting))
+                return rest
+        return fitting + rest
+
+    def _fitting(self, digests: Iterable[Digest]) -> tuple[list[Digest], list[Digest]]:
+        """Those that fit, one after the other, and the rest."""
         with self._index.reading() as txn:
             left = self._claimed_bytes + self._space.left_bytes(txn)
         fitting: list[Digest] = []
@@ -132,11 +146,7 @@ class SegmentWriter:
                 fitting.append(digest)
             else:
                 rest.append(digest)
-        try:
-            self.claim(self.room_for(fitting))
-        except NoSpace:  # somebody was quicker
-            return fitting + rest
-        return rest
+        return fitting, rest
 
     def room_for(self, digests: Iterable[Digest]) -> int:
         """The most that appending these may take: records, footers, new segments, and what the index may grow by."""
@@ -208,7 +218,7 @@ class SegmentWriter:
             return
         short = size_bytes - self._claimed_bytes
         ahead = max(short, self._space.step_bytes)
-        with self._index.env.begin(write=True) as txn:
+        with self._index.writing() as txn:
             try:
                 self._space.claim(txn, ahead)
             except NoSpace:
@@ -321,7 +331,8 @@ class SegmentWriter:
         """Give claims back and let the current segment go; the next process continues it."""
         if self._claimed_bytes:
             claimed, self._claimed_bytes = self._claimed_bytes, 0
-            with self._index.env.begin(write=True) as txn:
+            # Where the quota has no room to write that, they return because we have ended.
+            with suppress(NoSpace), self._index.writing() as txn:
                 self._space.give_back(txn, claimed)
         if self._current is not None:
             os.close(self._current.descriptor)
@@ -337,6 +348,7 @@ class PutJob:
 
     def __init__(self, writer: SegmentWriter, blobs: Sequence[tuple[Digest, Bytes]]) -> None:
         self.future: Future[Any] = Future()
+        self.rows = ROWS + len(blobs)
         self._writer = writer
         self._blobs = blobs
         self._placed: list[Placed] = []

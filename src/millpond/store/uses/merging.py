@@ -7,7 +7,6 @@ lets it go and that has been read to its end is removed, so that they stay few.
 The rule: what is in a log is merged before the log goes, and merging it twice changes nothing.
 """
 
-import itertools
 import os
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.disk import locks
+from millpond.disk.blocks import pieces
 from millpond.store.uses import tally
 from millpond.store.uses.table import Uses
 from millpond.store.uses.touch_log import Group, Kind, decode, group_bytes
@@ -203,18 +203,22 @@ class _Fold:
             self.write()
 
     def write(self) -> None:
-        """Write what was taken in, and how far that was, in one transaction."""
+        """Write what was taken in, and then how far that was: it is taken in once more by whoever finds us killed before.
+
+        Of that nothing comes but that some leases, of which grants are counted twice, may last for their full hour.
+        """
         if not self._positions:
             return
-        uses = self._uses
-        with uses.env.begin(write=True) as txn:
-            times, none = self._times, itertools.repeat(0)
-            rows = zip(
-                times.values(), map(self._leases.get, times, none), map(self._grants.get, times, none), strict=False
-            )
-            uses.note_in(txn, dict(zip(times, rows, strict=True)))
-            for row, use in self._names:
-                uses.note_name_in(txn, row, use)
+        uses, at_once = self._uses, self._uses.at_once()
+        times, lease_of, grants_of = self._times, self._leases.get, self._grants.get
+        for some in pieces(sorted(times), at_once):
+            with uses.writing(rows=len(some)) as txn:
+                uses.note_in(txn, {key: (times[key], lease_of(key, 0), grants_of(key, 0)) for key in some})
+        for names in pieces(self._names, at_once):
+            with uses.writing(rows=len(names)) as txn:
+                for row, use in names:
+                    uses.note_name_in(txn, row, use)
+        with uses.writing(rows=len(self._positions) + len(self._counted)) as txn:
             for group in self._counted:
                 tally.add(txn, uses.meta, group)
             for meta_key, position in self._positions.items():

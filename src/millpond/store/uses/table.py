@@ -23,6 +23,7 @@ import lmdb
 
 from millpond.core import json_text, limits
 from millpond.disk import locks
+from millpond.disk.blocks import Governed, pieces
 from millpond.disk.environment import open_environment
 from millpond.disk.group_writer import Transaction
 from millpond.store.repository import filesystem
@@ -66,6 +67,9 @@ class Uses:
                 self.env = self._open()  # whoever has it open has judged it
             locks.lock(self._open_lock, exclusive=False)
             self._open_tables()
+            self._governed = Governed(self.env, path)
+            self._governed.tables = (self.blobs, self.names, self.pinned, self.meta)
+            self.writing, self.at_once = self._governed.writing, self._governed.rows_at_once
             self._mark(clean=False)
         except BaseException:
             os.close(self._open_lock)
@@ -92,10 +96,13 @@ class Uses:
 
     def note(self, uses: Mapping[bytes, Use], meta: Mapping[bytes, bytes] | None = None) -> None:
         """Raise times and leases to those given, add the grants, and write ``meta`` with them."""
-        with self.env.begin(write=True) as txn:
-            self.note_in(txn, uses)
-            for key, value in (meta or {}).items():
-                txn.put(key, value, db=self.meta)
+        for some in pieces(sorted(uses), self.at_once()):
+            with self.writing(rows=len(some)) as txn:
+                self.note_in(txn, {key: uses[key] for key in some})
+        if meta:
+            with self.writing(rows=len(meta)) as txn:
+                for key, value in meta.items():
+                    txn.put(key, value, db=self.meta)
 
     def note_in(self, txn: Transaction, uses: Mapping[bytes, Row]) -> None:
         """As :meth:`note`."""
@@ -110,11 +117,10 @@ class Uses:
 
         A lease that was granted again since then stays.
         """
-        ordered = sorted(set(keys))
-        for start in range(0, len(ordered), _ROWS_AT_ONCE):
-            with self.env.begin(write=True) as txn, txn.cursor(self.blobs) as cursor:
+        for some in pieces(sorted(set(keys)), self.at_once()):
+            with self.writing(rows=len(some)) as txn, txn.cursor(self.blobs) as cursor:
                 rows = []
-                for key, value in cursor.getmulti(ordered[start : start + _ROWS_AT_ONCE]):
+                for key, value in cursor.getmulti(some):
                     time_ms, lease_ms, grants = USE.unpack(value)
                     grants = max(0, grants - 1)
                     if not grants and lease_ms <= granted_by_ms + limits.LEASE_MS:
@@ -124,9 +130,10 @@ class Uses:
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Blobs that are no longer held."""
-        with self.env.begin(write=True) as txn, txn.cursor(self.blobs) as cursor:
-            for key in keys:
-                cursor.pop(key)
+        for some in pieces(list(keys), self.at_once()):
+            with self.writing(rows=len(some)) as txn, txn.cursor(self.blobs) as cursor:
+                for key in some:
+                    cursor.pop(key)
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class Uses:
 
     def set_name(self, row: bytes, use: NameUse | None) -> None:
         """Write what is known of a name; None forgets it."""
-        with self.env.begin(write=True) as txn:
+        with self.writing(rows=1) as txn:
             if use is None:
                 txn.delete(row, db=self.names)
             else:
@@ -171,17 +178,16 @@ class Uses:
 
     def pin(self, epoch: int, keys: Iterable[bytes]) -> None:
         """Keep blobs until :meth:`end_pins_before` a later epoch."""
-        ordered = sorted(set(keys))
         value = _EPOCH.pack(epoch)
-        for start in range(0, len(ordered), _ROWS_AT_ONCE):
-            with self.env.begin(write=True) as txn, txn.cursor(self.pinned) as cursor:
-                cursor.putmulti([(key, value) for key in ordered[start : start + _ROWS_AT_ONCE]])
+        for some in pieces(sorted(set(keys)), self.at_once()):
+            with self.writing(rows=len(some)) as txn, txn.cursor(self.pinned) as cursor:
+                cursor.putmulti([(key, value) for key in some])
 
     def end_pins_before(self, epoch: int) -> None:
         """Let go of what was pinned in earlier epochs and not again. From now on pins are known."""
         after: bytes | None = b""
         while after is not None:
-            with self.env.begin(write=True) as txn:
+            with self.writing(rows=self.at_once()) as txn:
                 old, after = self._pins_before(txn, epoch, after)
                 for key in old:
                     txn.delete(key, db=self.pinned)
@@ -208,7 +214,7 @@ class Uses:
         with txn.cursor(self.pinned) as cursor:
             if cursor.set_range(after):
                 for key, value in cursor:
-                    if seen == _ROWS_AT_ONCE:
+                    if seen == _ROWS_AT_ONCE or len(old) == self.at_once():
                         return old, key
                     seen += 1
                     if _EPOCH.unpack(value)[0] < epoch:
@@ -233,7 +239,7 @@ class Uses:
 
     def remember(self, key: bytes, value: bytes | None) -> None:
         """Remember; None forgets."""
-        with self.env.begin(write=True) as txn:
+        with self.writing(rows=1) as txn:
             if value is None:
                 txn.delete(key, db=self.meta)
             else:
@@ -248,6 +254,7 @@ class Uses:
         locks.unlock(self._open_lock)
         if locks.try_lock(self._open_lock, exclusive=True):
             self._mark(clean=True)
+        self._governed.close()
         self.env.close()
         os.close(self._open_lock)
         self._open_lock = -1

@@ -7,7 +7,8 @@ more I/O than the artifact itself. A line is a group of rows with one time::
 
 A reader believes a log up to the first group that does not verify: a killed process may have written half of one, and
 a log has all its blocks from the beginning, so zeros follow. For the rule is that a promise can be noted on a full disk,
-too: without that, "present" could not be answered there (I8).
+too: without that, "present" could not be answered there (I8). And a log gets blocks only where the quota has room for
+them (``store.room.growth``): whoever would have to wait for that is told so, and what finds none is refused.
 """
 
 import errno
@@ -24,9 +25,10 @@ import xxhash
 
 from millpond.core import limits
 from millpond.core.clock import Clock
-from millpond.core.errors import NotReady
+from millpond.core.errors import NoSpace, NotReady, WouldBlock
 from millpond.core.seldom import Seldom
 from millpond.disk import locks
+from millpond.disk.blocks import Grow
 from millpond.disk.files import FILE_MODE
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ _SUM = struct.Struct("<Q")
 _KEPT_LOGS = 64
 """Whoever merges removes logs; this many wait for it."""
 _BUFFERED_USES = 2048
+_BUFFERED_AT_MOST = 16 * _BUFFERED_USES
+"""While there is no room to write them; more are let go, the oldest first."""
+_TRIES = 3
+"""How often room is made for a group that others were quicker to take."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOBODY_WRITES = (errno.EROFS, errno.EIO)
 """What a file system says that takes no writes at all any more (EIO: it said so of two files). Eviction cannot write there
@@ -80,6 +86,11 @@ def encode(kind: Kind, time_ms: int, rows: Sequence[bytes]) -> bytes:
     return b"".join((head, _SUM.pack(xxhash.xxh3_64_intdigest(body, len(body)) ^ xxhash.xxh3_64_intdigest(head)), body))
 
 
+def encoded_bytes(rows: Sequence[bytes]) -> int:
+    """How much room rows take in a log."""
+    return sum(map(len, rows)) + -(-len(rows) // _GROUP_ROWS) * (_GROUP.size + _SUM.size)
+
+
 def group_bytes(group: Group) -> int:
     """How much room a group that was decoded takes in its log."""
     return _GROUP.size + _SUM.size + sum(map(len, group.rows))
@@ -107,18 +118,20 @@ class _Log:
 
     __slots__ = ("capacity", "descriptor", "end", "path")
 
-    def __init__(self, path: str, capacity: int) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         locks.lock(self.descriptor, exclusive=True)  # says "alive" to whoever merges, who may just be looking
-        self.end = 0
-        self.capacity = capacity
-        if capacity:
-            try:
-                os.posix_fallocate(self.descriptor, 0, capacity)
-            except OSError:
-                self.discard()
-                raise
+        self.end = self.capacity = 0
+
+    def extend(self, size_bytes: int, grow: Grow) -> None:
+        """Give it room for so many bytes more.
+
+        Raises:
+            NoSpace, OSError: there is none.
+        """
+        grow(size_bytes, lambda: os.posix_fallocate(self.descriptor, self.capacity, size_bytes))
+        self.capacity += size_bytes
 
     @property
     def has_name(self) -> bool:
@@ -153,7 +166,10 @@ class _Log:
 
 
 class TouchLog:
-    """The log of one process. Methods may be called from any thread; none waits for more than a write to the page cache."""
+    """The log of one process. Methods may be called from any thread.
+
+    With ``wait=False`` none waits for more than a write to the page cache.
+    """
 
     def __init__(
         self,
@@ -162,28 +178,29 @@ class TouchLog:
         *,
         log_bytes: Callable[[], int] = lambda: limits.TOUCH_LOG_BYTES,
         make_room: Callable[[], bool] = lambda: False,
+        grow: Grow = lambda _, grow: grow(),
     ) -> None:
         """``make_room`` is called when the disk is full, and says whether it is worth another try."""
         self._directory = directory
         self._clock = clock
         self._log_bytes = log_bytes
         self._make_room = make_room
+        self._grow = grow
         self._guard = threading.Lock()
         self._making = threading.Lock()
         self._uses: list[bytes] = []
         self._sequence = 0
         self._paths: list[str] = []
         self._spare: _Log | None = None
-        self._log: _Log | None
-        try:
-            self._log = self._make(self._log_bytes())
-        except OSError:
-            self._log = self._make(0)  # the disk is full: it grows as it is written, as long as it can
+        self._log: _Log | None = self._begun()
+        with suppress(NoSpace, OSError):  # there is no room now; there may be when something is to be written
+            self._log.extend(self._log_bytes(), grow)
 
-    def append(self, kind: Kind, rows: Sequence[bytes]) -> None:
+    def append(self, kind: Kind, rows: Sequence[bytes], *, wait: bool = True) -> None:
         """Write rows now, all of them.
 
         Raises:
+            WouldBlock: a new log is needed, and ``wait`` is False. Nothing was written.
             NotReady: a lease could not be written, though others may write: eviction would not know of it. Anything else
                 that finds no room is only a hint and let go.
         """
@@ -193,91 +210,130 @@ class TouchLog:
         content = b"".join(
             encode(kind, time_ms, rows[start : start + _GROUP_ROWS]) for start in range(0, len(rows), _GROUP_ROWS)
         )
-        with self._guard:
-            try:
-                self._write(content)
-            except OSError as failure:
-                seldom.say(logging.WARNING, "write", f"the touch log could not be written: {failure}")
-                if kind in (Kind.LEASED, Kind.WALKED) and failure.errno not in _NOBODY_WRITES:
-                    raise NotReady("the cache could not note that it keeps this for you: try again") from None
+        try:
+            self._write(content, wait=wait)
+        except (OSError, NoSpace) as failure:
+            seldom.say(logging.WARNING, "write", f"the touch log could not be written: {failure}")
+            lost = isinstance(failure, NoSpace) or failure.errno not in _NOBODY_WRITES
+            if kind in (Kind.LEASED, Kind.WALKED) and lost:
+                raise NotReady("the cache could not note that it keeps this for you: try again") from None
+
+    def make_way(self, size_bytes: int) -> None:
+        """See to it that so much can be written without waiting, if nobody is quicker.
+
+        Raises:
+            NoSpace, OSError: there is no room for it.
+        """
+        self._prepare(size_bytes)
 
     def used(self, keys: Sequence[bytes]) -> None:
         """Note reads; they reach the log at the latest with the next :meth:`flush`."""
         with self._guard:
             self._uses += keys
-            if len(self._uses) >= _BUFFERED_USES:
-                self._flush()
+            is_enough = len(self._uses) >= _BUFFERED_USES
+        if is_enough:
+            with suppress(WouldBlock):
+                self._flush(wait=False)
 
     def flush(self) -> None:
         """Write what is buffered, and see to it that the next log is there before this one is full."""
+        self._flush(wait=True)
         with self._guard:
-            self._flush()
             needs_spare = self._log is not None and self._spare is None and self._log.end * 2 >= self._log.capacity
         if needs_spare:
-            with suppress(OSError):
-                self._keep(self._make(self._log_bytes()))
-
-    def _keep(self, spare: _Log) -> None:
-        with self._guard:
-            if self._log is not None and self._spare is None:
-                self._spare = spare
-            else:
-                spare.discard()
+            with suppress(OSError, NoSpace):
+                self._prepare(0)
 
     def close(self) -> None:
         """Write what is buffered and let the log go."""
+        self._flush(wait=True)
         with self._guard:
-            self._flush()
             for held in (self._log, self._spare):
                 if held is not None:
                     os.close(held.descriptor)
             self._log = self._spare = None
 
-    def _flush(self) -> None:
-        if self._uses and self._log is not None:
+    def _flush(self, *, wait: bool) -> None:
+        with self._guard:
             uses, self._uses = self._uses, []
-            try:
-                self._write(encode(Kind.USED, self._clock(), list(dict.fromkeys(uses))))
-            except OSError as failure:
-                seldom.say(logging.WARNING, "write", f"the touch log could not be written: {failure}")
-
-    def _write(self, content: bytes) -> None:
+        if not uses:
+            return
         try:
-            self._write_once(content)
+            self._write(encode(Kind.USED, self._clock(), list(dict.fromkeys(uses))), wait=wait)
+        except WouldBlock:
+            with self._guard:
+                self._uses = (uses + self._uses)[-_BUFFERED_AT_MOST:]
+            raise
+        except (OSError, NoSpace) as failure:
+            seldom.say(logging.WARNING, "write", f"the touch log could not be written: {failure}")
+
+    def _write(self, content: bytes, *, wait: bool) -> None:
+        try:
+            self._write_once(content, wait=wait)
         except OSError as failure:
             # A bad place under one file is none under the next; where there is no room, some may be made.
             if failure.errno != errno.EIO and not (failure.errno in _FULL and self._make_room()):
                 raise
-            self._write_once(content)
+            self._write_once(content, wait=wait)
 
-    def _write_once(self, content: bytes) -> None:
-        if self._log is None:
-            return
-        if not self._log.has_room(len(content)):
-            with suppress(OSError):  # then this one grows a little longer
-                self._go_on(self._log, len(content))
-        self._log.write(content)
+    def _write_once(self, content: bytes, *, wait: bool) -> None:
+        for _ in range(_TRIES):
+            with self._guard:
+                if self._log is None:
+                    return
+                if (
+                    not self._log.has_room(len(content))
+                    and self._spare is not None
+                    and self._spare.has_room(len(content))
+                ):
+                    os.close(self._log.descriptor)
+                    self._log, self._spare = self._spare, None
+                if self._log.has_room(len(content)):
+                    self._log.write(content)
+                    return
+            if not wait:
+                raise WouldBlock
+            self._prepare(len(content))
+        raise NoSpace("others were quicker to fill the touch log")
 
-    def _go_on(self, full: _Log, size_bytes: int) -> None:
-        """Go on in the next log."""
-        if self._spare is not None and not self._spare.has_room(size_bytes):
-            self._spare.discard()
-            self._spare = None
-        self._log, self._spare = self._spare or self._make(max(size_bytes, self._log_bytes())), None
-        os.close(full.descriptor)
+    def _prepare(self, size_bytes: int) -> None:
+        """Have a log ready for so many bytes, and for more when there is none behind the one that is written.
 
-    def _make(self, capacity: int) -> _Log:
+        Raises:
+            NoSpace, OSError: there is no room for it.
+        """
         with self._making:
-            while True:
-                self._sequence += 1
-                path = os.path.join(self._directory, f"{self._clock():x}-{os.getpid()}-{self._sequence}.log")
-                with suppress(FileExistsError):  # another store of this process, in the same millisecond
-                    made = _Log(path, capacity)
-                    if made.has_name:
-                        break
-                    made.discard()
-            self._paths.append(path)
-            if len(self._paths) > _KEPT_LOGS:
-                with suppress(FileNotFoundError):  # merged
-                    os.unlink(self._paths.pop(0))
+            with self._guard:
+                held = [one for one in (self._log, self._spare) if one is not None]
+            if not held or (size_bytes and any(one.has_room(size_bytes) for one in held)):
+                return
+            try:
+                spare = self._begun()
+            except OSError:
+                held[0].extend(size_bytes, self._grow)  # no descriptor is left, say: this one grows a little longer
+                return
+            try:
+                spare.extend(max(size_bytes, self._log_bytes()), self._grow)
+            except BaseException:
+                spare.discard()
+                self._paths.remove(spare.path)
+                raise
+            with self._guard:
+                unused, self._spare = (spare, None) if self._log is None else (self._spare, spare)
+            if unused is not None:
+                unused.discard()
+
+    def _begun(self) -> _Log:
+        while True:
+            self._sequence += 1
+            path = os.path.join(self._directory, f"{self._clock():x}-{os.getpid()}-{self._sequence}.log")
+            with suppress(FileExistsError):  # another store of this process, in the same millisecond
+                made = _Log(path)
+                if made.has_name:
+                    break
+                made.discard()
+        self._paths.append(path)
+        if len(self._paths) > _KEPT_LOGS:
+            with suppress(FileNotFoundError):  # merged
+                os.unlink(self._paths.pop(0))
         return made

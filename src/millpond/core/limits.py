@@ -233,8 +233,8 @@ SMALL_HEAD_ROOM_SHARE = 0.005
 
 GROWTH_MIN_BYTES = 320 * KIB
 GROWTH_MAX_BYTES = 32 * MIB
-"""Claims leave so much free for logs and databases, which must be able to grow before anything can go: quota/128 within
-these bounds."""
+"""Claims leave so much free for logs and databases, which must be able to grow before anything can go: quota/64, or
+quota/128 of a small one, within these bounds."""
 GROWTH_SHARE = 5
 """And at least this part of all that is not blobs."""
 
@@ -333,14 +333,20 @@ def segment_bytes(quota_bytes: int) -> int:
     return max(SEGMENT_MIN_BYTES, min(SEGMENT_MAX_BYTES, quota_bytes // SEGMENTS_PER_QUOTA))
 
 
+def claimed_ahead_bytes(quota_bytes: int) -> int:
+    """How much a writer sets aside at once in a repository with this quota: it is not asked for every batch."""
+    return quota_bytes // (256 if quota_bytes >= SMALL_QUOTA_BYTES else 1024)
+
+
 def growth_bytes(quota_bytes: int) -> int:
     """What is kept free for logs and databases in a repository with this quota."""
-    return max(GROWTH_MIN_BYTES, min(GROWTH_MAX_BYTES, quota_bytes // 128))
+    share = 64 if quota_bytes >= SMALL_QUOTA_BYTES else 128
+    return max(GROWTH_MIN_BYTES, min(GROWTH_MAX_BYTES, quota_bytes // share))
 
 
 def rows_at_once(quota_bytes: int) -> int:
     """How many rows one transaction changes at most in a repository with this quota: each may need three new pages."""
-    share = 128 if quota_bytes >= SMALL_QUOTA_BYTES else 256
+    share = 64 if quota_bytes >= SMALL_QUOTA_BYTES else 256
     return max(ROWS_MIN, min(ROWS_MAX, quota_bytes // share // (3 * 4096)))
 
 

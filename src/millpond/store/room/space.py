@@ -91,7 +91,7 @@ class Space:
     @property
     def step_bytes(self) -> int:
         """How much a writer claims ahead."""
-        return self.quota_bytes // 1024
+        return limits.claimed_ahead_bytes(self.quota_bytes)
 
     @property
     def largest_blob_bytes(self) -> int:

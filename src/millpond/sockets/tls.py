@@ -98,8 +98,8 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             self._raw.close()
         elif not self._established:
             self._fail(TlsFailed("the peer left during the handshake"))
-        elif not self._reading_paused:
-            self._end()
+        else:
+            self._receive()  # what is waiting, if anything is, and then the end
         return True  # closed by us
 
     def pause_writing(self) -> None:
@@ -257,7 +257,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         Raises:
             SSL.Error: there is none.
         """
-        view = cast(memoryview, inner.get_buffer(-1))
+        view = memoryview(inner.get_buffer(-1))
         room, filled = len(view), 0
         try:
             while filled < room:

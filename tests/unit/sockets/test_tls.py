@@ -69,11 +69,11 @@ class Inside(asyncio.BufferedProtocol):
 class Meeting:
     """A server's end and a peer's: ``inside`` is here, ``peer`` is what the other side does with its socket."""
 
-    def __init__(self, identity: ServerIdentity, peer: socket.socket, **client: Any) -> None:
+    def __init__(self, context: SSL.Context, peer: socket.socket, **client: Any) -> None:
         self.inside = Inside()
         self.peer = peer
         self.tls = client_of(**client)
-        self.context = context_of(identity, protocol="h2")
+        self.context = context
         self.opening: asyncio.Task[asyncio.Transport]
         self._loop = asyncio.get_running_loop()
 
@@ -175,13 +175,18 @@ def identity_of(*clients: Pair) -> ServerIdentity:
 
 
 def play(
-    story: _Story, *, identity: ServerIdentity | None = None, handshake_seconds: float = _SECONDS, **client: Any
+    story: _Story,
+    *,
+    identity: ServerIdentity | None = None,
+    context: SSL.Context | None = None,
+    handshake_seconds: float = _SECONDS,
+    **client: Any,
 ) -> None:
     """One meeting, on the event loop that servers use."""
 
     async def meeting() -> None:
         ours, theirs = await _pair()
-        one = Meeting(identity or identity_of(), theirs, **client)
+        one = Meeting(context or context_of(identity or identity_of(), protocol="h2"), theirs, **client)
         tls = Tls(lambda: one.context, None)
         one.opening = asyncio.create_task(accepting.connect(one.inside, ours, tls, handshake_seconds=handshake_seconds))
         try:
@@ -263,7 +268,11 @@ def test_no_session_is_resumed_so_a_chain_is_always_shown(version: int) -> None:
     async def again(one: Meeting) -> None:
         assert shown_certificates(await one.shake_hands()) == _LEAF.cert_pem + _MIDDLE.cert_pem
 
-    both = {"identity": identity_of(_ROOT), "shown": (_LEAF, _MIDDLE), "version": version}
+    both: dict[str, Any] = {
+        "context": context_of(identity_of(_ROOT), protocol="h2"),
+        "shown": (_LEAF, _MIDDLE),
+        "version": version,
+    }
     play(first, **both)
     assert before[0].get_session() is not None
     play(again, **both, before=before[0])

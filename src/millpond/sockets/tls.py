@@ -140,7 +140,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send."""
-        if self._closing:
+        if self.is_closing():
             return
         view = memoryview(data)
         try:
@@ -165,24 +165,24 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def is_reading(self) -> bool:
         """Whether the protocol inside gets what comes."""
-        return not self._reading_paused and not self._closing
+        return not self._reading_paused and not self.is_closing()
 
     def pause_reading(self) -> None:
         """Let the peer wait."""
-        if not self._closing:
+        if not self.is_closing():
             self._reading_paused = True
             self._raw.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on, with what has come already."""
-        if self._reading_paused and not self._closing:
+        if self._reading_paused and not self.is_closing():
             self._reading_paused = False
             self._raw.resume_reading()
             self._loop.call_soon(self._receive)
 
     def is_closing(self) -> bool:
-        """Whether nothing more can be written."""
-        return self._closing
+        """Whether nothing more can be written: the socket may be gone and nobody have heard of it yet."""
+        return self._closing or self._raw.is_closing()
 
     def close(self) -> None:
         """Say goodbye after what was written, and wait a little for the peer to close its side.
@@ -271,6 +271,8 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     def _reply(self) -> None:
         """Send what TLS itself has to say to what came; who asks for it and does not take it is let go of."""
         sent_bytes = self._flush()
+        if self._raw.is_closing():
+            return
         waiting_bytes = self._raw.get_write_buffer_size()
         self._replied_bytes = self._replied_bytes + sent_bytes if waiting_bytes > sent_bytes else sent_bytes
         if waiting_bytes and self._replied_bytes > _UNTAKEN_REPLIES_BYTES:
@@ -280,6 +282,8 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     def _flush(self, plain_bytes: int = 0) -> int:
         """Give to the socket what is encrypted, ``plain_bytes`` and whatever else; how many bytes that were."""
         self._unflushed_bytes = flushed = 0
+        if self._raw.is_closing():
+            return 0
         room = plain_bytes + (plain_bytes // _RECORD_BYTES + 1) * _RECORD_OVERHEAD_BYTES + _SLACK_BYTES
         size = room
         try:

@@ -526,3 +526,21 @@ def test_a_peer_that_takes_nothing_is_noticed_by_who_writes() -> None:
         assert transport.get_write_buffer_size() == 0
 
     play(story)
+
+
+def test_a_peer_that_is_gone_may_still_be_written_to(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(one: Meeting) -> None:
+        transport = await one.shake_hands()
+        one.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        one.peer.close()
+        while not one.inside.ends:
+            transport.write(bytes(1 << 16))
+            await asyncio.sleep(0)
+        for do in (transport.pause_reading, transport.resume_reading, transport.close, transport.abort):
+            do()
+        transport.write(b"to nobody")
+        assert transport.is_closing()
+        assert len(one.inside.ends) == 1
+
+    play(story)
+    assert caplog.records == []

@@ -293,7 +293,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     pauses.after(Durability, "intact", "having looked at the name, with the lock")
     pauses.after(SegmentWriter, "append", "having appended")
     pauses.after(SegmentStore, "_put", "having stored")
-    pauses.after(Durability, "_needed", "knowing what to sync")
+    pauses.after(Durability, "look", "knowing what to sync")
     pauses.after(Durability, "_sync", "having synced")
     pauses.before(LmdbNames, "bind_later", "before the name is written")
     pauses.before(SegmentStore, "remember", "before the closure is noted")

@@ -169,7 +169,8 @@ def keep_up(question: Question) -> list[str]:
     """Do every duty of upkeep; what went wrong."""
     with ExitStack() as opened:
         settings = Settings(repo=Path(question.repo), listeners=(), enable_push=True)
-        repository = open_repository(settings.repo)
+        # With room, or a cache that was full when the power went is rightly made to give way, and names lose blobs by that.
+        repository = open_repository(settings.repo, quota_bytes=lambda _: _QUOTA_BYTES)
         opened.callback(repository.close)
         for duty in upkeep.duties(upkeep.parts(settings, repository, opened), opened):
             for _ in range(3):

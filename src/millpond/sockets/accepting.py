@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from millpond.core.seldom import Seldom
 from millpond.sockets.places import Tls
+from millpond.sockets.tls import TlsConnection, TlsFailed
 
 _SELDOM = Seldom(logging.getLogger(__name__))
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -41,20 +42,25 @@ async def connect(
     """A transport for ``protocol`` on an accepted connection, with TLS by the keys of this moment.
 
     Raises:
-        OSError, ssl.SSLError, TimeoutError: no handshake came about; the connection is closed.
+        OSError: no handshake came about (``TlsFailed``, or ``TimeoutError``); the connection is closed.
     """
     loop = asyncio.get_running_loop()
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What uvloop returns beside the transport is a protocol of its own where there is TLS.
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol,
-            connection,
-            ssl=None if tls is None else tls.context(),
-            ssl_handshake_timeout=None if tls is None else handshake_seconds,
-            ssl_shutdown_timeout=None if tls is None else GOODBYE_SECONDS,
-        )
+        if tls is None:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
+            return transport
+        encrypted = TlsConnection(protocol, tls.context(), goodbye_seconds=GOODBYE_SECONDS)
+        transport, _ = await loop.connect_accepted_socket(lambda: encrypted, connection)
     except BaseException:
         connection.close()
         raise
-    return transport
+    try:
+        async with asyncio.timeout(handshake_seconds):
+            await encrypted.handshake
+    except TlsFailed:
+        raise  # what TLS tells the peer of it is on its way
+    except BaseException:
+        transport.abort()
+        raise
+    return encrypted

@@ -3,15 +3,16 @@
 The rule: keys are asked for anew at each handshake, so that a new or revoked one counts at once.
 """
 
+import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from OpenSSL import SSL
 
 from millpond.core.errors import NotAuthenticated
 
 _BACKLOG = 512
-_DER = 2  # ssl.h's X509_FILETYPE_ASN1, as _ssl.ENCODING_DER
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Tls:
     certificates (PEM), or ``NotAuthenticated``; None: whoever comes.
     """
 
-    context: Callable[[], ssl.SSLContext]
+    context: Callable[[], SSL.Context]
     identify: Callable[[bytes], str] | None
 
 
@@ -60,16 +61,13 @@ def listen(place: Place) -> socket.socket:
     return listening
 
 
-def shown_certificates(connection: ssl.SSLObject | None) -> bytes:
+def shown_certificates(transport: asyncio.BaseTransport) -> bytes:
     """What a peer showed in its handshake, its own certificate first, in PEM.
 
     Raises:
         NotAuthenticated: there was no handshake.
     """
-    if connection is None:
+    shown = transport.get_extra_info("shown_certificates")
+    if shown is None:
         raise NotAuthenticated("a connection without TLS shows no certificate")
-    # Public since Python 3.13; before, only the object below has it.
-    holder = connection if hasattr(connection, "get_unverified_chain") else getattr(connection, "_sslobj")  # noqa: B009
-    chain = [one for one in holder.get_unverified_chain() or [] if one is not None]
-    encoded = [one if isinstance(one, bytes) else one.public_bytes(_DER) for one in chain]
-    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in encoded).encode()
+    return bytes(shown)

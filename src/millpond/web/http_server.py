@@ -8,7 +8,6 @@ import asyncio
 import functools
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -91,7 +90,7 @@ class HttpServer:
     async def _serve(self, connection: socket.socket, tls: Tls | None, standing: Standing) -> None:
         try:
             reader, writer = await _open(connection, tls)
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except OSError as error:
             _LOG.debug("a handshake failed: %r", error)
             return
         try:
@@ -124,7 +123,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 def _admission(writer: asyncio.StreamWriter, tls: Tls | None) -> Callable[[], None]:
     if tls is None or tls.identify is None:
         return lambda: None
-    identify, shown = tls.identify, shown_certificates(writer.get_extra_info("ssl_object"))
+    identify, shown = tls.identify, shown_certificates(writer.transport)
 
     def admit() -> None:
         identify(shown)

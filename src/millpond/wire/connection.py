@@ -105,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
             host, port = address[:2]
             self.peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         if self._identify is not None:
-            self._shown = shown_certificates(transport.get_extra_info("ssl_object"))
+            self._shown = shown_certificates(transport)
         self._transport.set_write_buffer_limits(high=limits.UNSENT_BYTES)
         self._h2.initiate_connection(_SETTINGS)
         self._h2.set_local_window_size(_CONNECTION_WINDOW_BYTES)

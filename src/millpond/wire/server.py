@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Sequence
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,6 +13,7 @@ from millpond.core import limits
 from millpond.core.seldom import Seldom
 from millpond.sockets.accepting import accept, connect
 from millpond.sockets.places import Place, Tls, listen
+from millpond.sockets.tls import CertificateRefused
 from millpond.wire.calling import Caller
 from millpond.wire.connection import Connection, Shared
 from millpond.wire.foreign import Registry
@@ -154,10 +154,10 @@ class EdgeServer:
             peer = "?"
         try:
             await connect(connection, accepted, tls, handshake_seconds=limits.HANDSHAKE_SECONDS)
-        except ssl.SSLCertVerificationError as error:
-            sentence = f"a client certificate from {peer} was refused: {error.verify_message}"
+        except CertificateRefused as error:
+            sentence = f"a client certificate from {peer} was refused: {error}"
             _SELDOM.say(logging.WARNING, "stranger", sentence)
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except OSError as error:
             _LOG.debug("a handshake with %s failed: %r", peer, error)
 
     async def _look(self) -> None:

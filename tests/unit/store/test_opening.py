@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from unit.store.repositories import MIB, OtherProcess, Repository, blob, flip, noise, read
 
 from millpond.core.digest import Digest
 from millpond.core.errors import RefusedToStart
+from millpond.store.index import SegmentState
 from millpond.store.interface import KnownClosure
 from millpond.store.read_only import ReadOnlyStore
 from millpond.store.repository import filesystem, opening
 from millpond.store.repository.layout import Layout, recognise, write_marker
 from millpond.store.repository.opening import open_repository
+from millpond.store.room.costs import segment_cost
+from millpond.store.room.space import Space
+from millpond.store.segments.files import SegmentFile, segment_name
+from millpond.store.segments.format import SegmentHeader
+from millpond.store.segments.rebuild import read_records
 
 ROW, STAMP = b"r" * 32, b"s" * 16
 BLOBS = [noise(size, "opening") for size in (1, 5000, 100_000, 200_000, 300_000, 2 * MIB)] + [
@@ -384,12 +391,48 @@ def test_a_rebuild_says_how_much_it_found(closed: Repository, caplog: pytest.Log
     closed.close()
 
 
+def test_a_flipped_bit_in_a_segments_version_is_damage_and_keeps_nobody_from_starting(repository: Repository) -> None:
+    fill(repository.store)
+    repository.close()
+    segment = sorted((repository.path / "segments").iterdir())[0]
+    content = bytearray(segment.read_bytes())
+    content[8] ^= 2
+    segment.write_bytes(content)
+    shutil.rmtree(repository.path / "index")
+    store = repository.open()
+    assert not segment.exists()
+    assert store.put_many([blob(data) for data in BLOBS]) == [None] * len(BLOBS)
+    assert all_there(store)
+
+
+@pytest.mark.parametrize("index", ["believed", "made anew"])
+def test_a_segment_that_was_left_open_is_charged_the_footer_that_it_will_get(tmp_path: Path, index: str) -> None:
+    other = OtherProcess(tmp_path / "repo")
+    other.put_many([blob(f"{i}") for i in range(1000)])
+    other.kill()
+    killed = Repository(tmp_path / "repo")
+    if index == "made anew":
+        shutil.rmtree(killed.path / "index")
+    killed.open()
+    assert killed.opened is not None
+    space = Space(killed.opened.index, killed.opened.layout, reserve_bytes=0)
+    with killed.opened.index.reading() as txn:
+        charges = space.charges(txn)
+        left = {n: row for n, row in killed.opened.index.all_segments(txn) if row.state is SegmentState.OPEN}
+    assert left
+    for number, row in left.items():
+        file = SegmentFile(str(killed.path / "segments" / segment_name(number)), number)
+        assert charges[number] >= segment_cost(row.end, len(read_records(file)[0]))
+
+
 def test_a_segment_of_a_newer_millpond_is_refused_and_left_alone(repository: Repository, rebuilt: list[str]) -> None:
     fill(repository.store)
     repository.close()
     segment = sorted((repository.path / "segments").iterdir())[0]
     content = bytearray(segment.read_bytes())
+    seed = SegmentHeader.decode(content).seed
     content[8] += 1  # the format version follows eight bytes of magic
+    content[56:64] = xxhash.xxh3_64_intdigest(bytes(content[:56]), seed).to_bytes(8, "little")
     segment.write_bytes(content)
     shutil.rmtree(repository.path / "index")
     with pytest.raises(RefusedToStart, match="newer Millpond"):

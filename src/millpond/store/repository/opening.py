@@ -28,6 +28,7 @@ from millpond.store.repository import filesystem
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, recognise, write_marker
 from millpond.store.repository.trust import believed, made_durable, mark
 from millpond.store.room.ballast import Ballast
+from millpond.store.room.costs import cost_of
 from millpond.store.room.growth import Growth
 from millpond.store.room.quota import GIVEN, MEASURED, StoredQuota, quota_in
 from millpond.store.room.refusals import FILE_BYTES
@@ -300,10 +301,10 @@ def _tidy(layout: Layout, index: Index) -> None:
     """Remove what killed processes left, and count the room anew. Nobody else has the repository open."""
     used: dict[int, int] = {}
     with index.reading() as txn:
-        known = {number for number, _ in index.all_segments(txn)}
+        known = dict(index.all_segments(txn))
     for number, path in segment_paths(layout.segments):
         if number in known:
-            used[number] = file_bytes(path)
+            used[number] = max(file_bytes(path), cost_of(known[number]))
         else:
             os.unlink(path)
     for _, path in departed_segments(layout.segments):

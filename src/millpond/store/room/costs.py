@@ -1,6 +1,7 @@
 """What segments take, before it can be measured."""
 
-from millpond.store.segments.format import FOOTER_END_BYTES, FOOTER_ENTRY_BYTES, SEGMENT_HEADER_BYTES
+from millpond.store.index import SegmentRow, SegmentState
+from millpond.store.segments.format import FOOTER_END_BYTES, FOOTER_ENTRY_BYTES, SEGMENT_HEADER_BYTES, record_bytes
 
 CLUSTER_BYTES = 4096
 """Files grow by this much on every file system that we know; a larger cluster is found out when a segment is sealed."""
@@ -12,3 +13,11 @@ def segment_cost(end: int, records: int) -> int:
     """The most that a segment takes that ends at ``end``, once it has its footer."""
     size_bytes = end + records * FOOTER_ENTRY_BYTES + FOOTER_END_BYTES
     return -(-size_bytes // CLUSTER_BYTES) * CLUSTER_BYTES
+
+
+def cost_of(row: SegmentRow) -> int:
+    """The most that a segment takes once it has its footer, in which what is dead stands as well; 0: it has one."""
+    if row.state is not SegmentState.OPEN:
+        return 0
+    dead_bytes = max(0, row.end - SEGMENT_HEADER_BYTES - row.live_bytes)
+    return segment_cost(row.end, row.live_count + dead_bytes // record_bytes(0))

@@ -86,14 +86,16 @@ class SegmentHeader:
         """The inverse of :meth:`encode`.
 
         Raises:
-            Newer: written by a newer Millpond.
+            Newer: written by a newer Millpond. Every format has its checksum here, or a flipped bit would pass for one.
             Damaged: not a segment.
         """
         if len(encoded) < SEGMENT_HEADER_BYTES:
             raise Damaged("the segment header is cut short")
         magic, version, function, number, created_ms, secret = _SEGMENT.unpack_from(encoded)
         header = cls(number, created_ms, secret)
-        if magic == _SEGMENT_MAGIC and version > FORMAT_VERSION:
+        checksum = xxhash.xxh3_64_intdigest(bytes(encoded[: _SEGMENT.size]), header.seed)
+        verifies = _U64.unpack_from(encoded, _SEGMENT.size)[0] == checksum
+        if magic == _SEGMENT_MAGIC and version > FORMAT_VERSION and verifies:
             raise Newer(f"it has format {version}, this Millpond knows {FORMAT_VERSION}")
         if magic != _SEGMENT_MAGIC or version != FORMAT_VERSION or function != DigestFunction.SHA256:
             raise Damaged("not a segment of this format")

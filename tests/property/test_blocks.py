@@ -2,13 +2,16 @@
 
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from millpond.core import limits
 from millpond.core.errors import NoSpace
@@ -155,3 +158,27 @@ def test_what_a_dead_reader_had_seen_is_used_again(given: Given) -> None:
     for _ in range(1_000):
         changed(given, chance, keys, 1)
     assert given.taken_bytes < limits.MIB
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(st.integers(0, 2**64 - 1), st.lists(st.binary(max_size=120), min_size=1, max_size=4))
+def test_a_list_of_free_pages_that_is_damaged_is_read_to_an_end(root: int, pages: list[bytes]) -> None:
+    meta = struct.pack("=16x24x 40xQ 48x QQ", root, 9, 1).ljust(4096, b"\0")
+    content = meta + meta + b"".join(page.ljust(4096, b"\0") for page in pages)
+    assert read_free(content) >= 0
+
+
+def test_a_list_of_free_pages_that_leads_in_a_circle_is_read_to_an_end() -> None:
+    meta = struct.pack("=16x24x 40xQ 48x QQ", 2, 9, 1).ljust(4096, b"\0")
+    branch = struct.pack("=10xHHH", 1, 18, 0) + struct.pack("=H", 24)
+    itself = struct.pack("=HHHH", 2, 0, 0, 0)
+    assert read_free(meta + meta + branch.ljust(24, b"\0") + itself.ljust(4096 - 24, b"\0")) == 0
+
+
+def read_free(content: bytes) -> int:
+    descriptor = os.memfd_create("data.mdb")
+    try:
+        os.pwrite(descriptor, content, 0)
+        return reusable_pages(descriptor, 4096, 1, 1000)
+    finally:
+        os.close(descriptor)

@@ -73,12 +73,22 @@ def pieces(items: Sequence[T], at_once: int) -> Iterator[Sequence[T]]:
 def reusable_pages(descriptor: int, page_bytes: int, before: int, enough: int) -> int:
     """How many pages were free before transaction ``before``, as the last committed one has it; counted up to ``enough``.
 
-    Read from the file, because LMDB does not tell. By whoever may write to it: nobody changes it meanwhile.
+    Read from the file, because LMDB does not tell. By whoever may write to it: nobody changes it meanwhile. Where the list
+    is damaged, none are known to be free; LMDB itself will say what is wrong.
     """
+    try:
+        return _free_pages(descriptor, page_bytes, before, enough)
+    except (struct.error, OverflowError, OSError):
+        return 0
+
+
+def _free_pages(descriptor: int, page_bytes: int, before: int, enough: int) -> int:
     metas = [_META.unpack(os.pread(descriptor, _META.size, number * page_bytes)) for number in (0, 1)]
     root, _, _ = max(metas, key=lambda meta: meta[2])
     free, pages = 0, [root] if root != 2**64 - 1 else []
-    while pages and free < enough:
+    most_looks = os.fstat(descriptor).st_size // page_bytes  # a damaged list may lead in a circle
+    while pages and free < enough and most_looks:
+        most_looks -= 1
         page = os.pread(descriptor, page_bytes, pages.pop() * page_bytes)
         flags, end, _ = _PAGE.unpack_from(page)
         nodes = struct.unpack_from(f"={(end - 16) // 2}H", page, 16)

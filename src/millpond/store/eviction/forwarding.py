@@ -92,9 +92,8 @@ class Forwarder:
 
     def _claim(self, found: Sequence[tuple[bytes, Entry]]) -> None:
         sizes = [record_bytes(entry.size_bytes) + FOOTER_ENTRY_BYTES for _, entry in found]
-        segments = (
-            2 + sum(sizes) * 2 // self._space.segment_bytes
-        )  # two that follow each other are more than one full one
+        # Two that follow each other are more than one full one.
+        segments = 2 + sum(sizes) * 2 // self._space.segment_bytes
         size = sum(sizes) + segments * SEGMENT_EXTRA_BYTES
         with self._index.writing() as txn:
             self._space.claim(txn, size, for_moving=True)

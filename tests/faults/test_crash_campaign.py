@@ -9,11 +9,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from faults.campaign.campaign import ROOMY, TIGHT, Block, Kind
+from faults.campaign.ledger import Ledger
 from faults.campaign.load import until
+from faults.campaign.watch import Watch
 from system.parts import require
 
 SHORT_STOP_SECONDS = 1.0
@@ -30,6 +33,54 @@ def test_whatever_is_killed_what_was_acknowledged_survives_whole(tmp_path: Path,
     assert not outcome.findings, "\n".join([f"seed {seed}", *said, *outcome.findings])
     assert outcome.rounds == rounds
     assert outcome.counts["names acknowledged"] > rounds
+
+
+def test_the_watch_sees_what_is_taken_removed_files_that_are_open_included(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    (repo / "segments").mkdir(parents=True)
+    ledger = Ledger(safe_bytes=0)
+    watch = Watch(ledger, repo, quota_bytes=1 << 20)
+    watch.start()
+    try:
+        (repo / "segments" / "00000001.seg").write_bytes(bytes(900_000))
+        reader = [
+            sys.executable,
+            "-c",
+            "import sys, time; held = open(sys.argv[1]); print(); time.sleep(60)  # millpond",
+        ]
+        with subprocess.Popen([*reader, repo / "segments" / "00000001.seg"], stdout=subprocess.PIPE) as reading:
+            try:
+                assert reading.stdout
+                reading.stdout.readline()
+                (repo / "segments" / "00000001.seg").unlink()
+                (repo / "other").write_bytes(bytes(200_000))
+                assert until(lambda: bool(ledger.findings), 30)
+            finally:
+                reading.kill()
+    finally:
+        watch.stop()
+    assert "'removed and still open': 901120" in ledger.findings[0]
+    assert watch.peak_bytes > 1_100_000
+
+
+def test_the_watch_accuses_nobody_of_files_that_were_not_there_at_one_time(tmp_path: Path) -> None:
+    """One goes, another comes, all the time: never more than one of them is there."""
+    repo = tmp_path / "repo"
+    for directory in ("a", "b"):
+        (repo / directory).mkdir(parents=True)
+    ledger = Ledger(safe_bytes=0)
+    watch = Watch(ledger, repo, quota_bytes=1 << 20)
+    watch.start()
+    try:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            for directory in ("a", "b"):
+                (repo / directory / "file").write_bytes(bytes(1 << 19))
+                (repo / directory / "file").unlink()
+    finally:
+        watch.stop()
+    assert not ledger.findings
+    assert watch.peak_bytes < 1 << 20
 
 
 def _processes_of(repo: Path) -> list[int]:

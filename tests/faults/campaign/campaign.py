@@ -108,7 +108,7 @@ class Block:
         begun = time.monotonic()
         ledger = Ledger(safe_bytes=self.kind.safe_share * self.kind.quota_bytes)
         cluster = Cluster(self.root, quota=str(self.kind.quota_bytes))
-        watch = Watch(ledger, cluster, quota_bytes=self.kind.quota_bytes)
+        watch = Watch(ledger, cluster.repo, quota_bytes=self.kind.quota_bytes)
         outcome = Outcome(counts=ledger.counts, findings=ledger.findings)
         try:
             watch.start()

@@ -68,6 +68,8 @@ def test_the_watch_accuses_nobody_of_files_that_were_not_there_at_one_time(tmp_p
     repo = tmp_path / "repo"
     for directory in ("a", "b"):
         (repo / directory).mkdir(parents=True)
+        for number in range(2000):  # so that a look lasts
+            (repo / directory / f"{number}").touch()
     ledger = Ledger(safe_bytes=0)
     watch = Watch(ledger, repo, quota_bytes=1 << 20)
     watch.start()

@@ -78,6 +78,7 @@ def test_the_watch_accuses_nobody_of_files_that_were_not_there_at_one_time(tmp_p
         while time.monotonic() < end:
             for directory in ("a", "b"):
                 (repo / directory / "file").write_bytes(bytes(1 << 19))
+                time.sleep(0.01)
                 (repo / directory / "file").unlink()
     finally:
         watch.stop()

@@ -41,6 +41,9 @@ class Job(Protocol):
     def committed(self) -> None:
         """The transaction is through."""
 
+    def failed(self) -> None:
+        """It was prepared, and there will be no transaction."""
+
 
 class Writing(Protocol):
     """Begins a write transaction."""
@@ -61,6 +64,9 @@ class Work:
         """Nothing."""
 
     def committed(self) -> None:
+        """Nothing."""
+
+    def failed(self) -> None:
         """Nothing."""
 
 
@@ -186,6 +192,7 @@ class GroupWriter:
         except Exception as failure:
             environment.heed(failure)
             if len(group) == 1:
+                group[0].failed()
                 group[0].future.set_exception(self._told(failure))
                 return
             for job in group:

@@ -9,6 +9,7 @@ import pytest
 from unit.store.repositories import MIB, Repository
 
 from millpond.core import limits
+from millpond.core.errors import NoSpace
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, write_marker
 from millpond.store.room import ballast as ballast_module
 from millpond.store.room.ballast import Ballast
@@ -38,6 +39,21 @@ def test_it_is_given_up_once_and_made_anew(layout: Layout) -> None:
     assert ballast.give_up() is False
     ballast.run()
     assert held_bytes(layout) >= SIZE_BYTES
+
+
+def test_it_stays_as_it_is_where_it_takes_more_than_its_length(tmp_path: Path) -> None:
+    """Blocks are whole ones; and in a full cache what is let go is not to be had again."""
+    quota_bytes = 40_000_000
+    assert limits.ballast_bytes(quota_bytes) % 4096
+    layout = Layout(str(tmp_path))
+    write_marker(layout, {"format": REPOSITORY_FORMAT, "quota_bytes": quota_bytes})
+    Ballast(layout).run()
+
+    def refuse(*_: object) -> None:
+        raise NoSpace("full")
+
+    Ballast(layout, refuse).run()
+    assert held_bytes(layout) >= limits.ballast_bytes(quota_bytes)
 
 
 def test_it_is_not_made_on_a_disk_that_has_little_to_spare(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from unit.store.upkept import Upkept
 
 from millpond.core import limits
 from millpond.core.digest import Digest
+from millpond.store.room import holders
 from millpond.store.room.leftovers import Leftovers
 from millpond.store.room.pressure import Pressure
 from millpond.store.room.space import Space
@@ -108,7 +109,7 @@ def test_what_is_being_written_is_left_alone_however_slowly_it_comes(upkept: Upk
 
 def test_what_can_never_be_gone_on_with_goes_at_once(upkept: Upkept) -> None:
     first, second = begun(upkept, "one name"), begun(upkept, "one name")
-    os.close(second._descriptor)  # its process died
+    second._close()  # its process died
     for file in spooled(upkept):
         os.utime(file, (time.time() - LATELY,) * 2)
     look(upkept)
@@ -120,9 +121,8 @@ def test_what_can_never_be_gone_on_with_goes_at_once(upkept: Upkept) -> None:
 
 def test_the_ledger_forgets_what_a_killed_process_had_set_aside_for_an_upload(upkept: Upkept) -> None:
     file = interrupted(upkept, "killed", idle_seconds=LATELY)
-    upkept.parts.index_writer.run(
-        lambda txn: upkept.space.end_upload(txn, file.name, announced_bytes=0, kept_bytes=9 * MIB)
-    )
+    row = holders.upload(file.name, file.stat().st_ino)
+    upkept.parts.index_writer.run(lambda txn: upkept.space.end_upload(txn, row, announced_bytes=0, kept_bytes=9 * MIB))
     look(upkept)
     assert taken(upkept) == file.stat().st_blocks * 512
     file.unlink()  # it became a segment, and was never listed

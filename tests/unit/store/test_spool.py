@@ -16,6 +16,7 @@ from millpond.core.digest import Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, NoSpace
 from millpond.services.cache import Cache
 from millpond.services.writing import Writer
+from millpond.store.room import holders
 from millpond.store.room.pressure import Held
 from millpond.store.segments import spool
 from millpond.store.segments import writer as segment_writer
@@ -349,3 +350,108 @@ def test_a_file_that_cannot_be_removed_is_still_counted(
         stream.abandon()
     assert MIB <= ledger_row(repository, b"upload") <= MIB + 8192
     assert ledger_row(repository, b"announced") == 0
+
+
+def uncounted_bytes(repository: Repository) -> int:
+    """By how much segments and uploads take more than the ledger says."""
+    taken = sum(
+        file.stat().st_blocks * 512
+        for directory in ("segments", "uploads")
+        for file in (repository.path / directory).iterdir()
+    )
+    assert repository.opened
+    with repository.opened.index.reading() as txn:
+        space = repository.store._room.space
+        return taken - space._set_aside(txn)
+
+
+def killed_before_its_blob_was_listed(stream: Any) -> None:
+    """Its process goes: what it had done to the file stays, and its lock is free."""
+    stream._close_chunk()
+    stream._claim(stream._whole_bytes)
+    stream.place()
+    stream._close()
+
+
+@pytest.mark.parametrize("data", [DATA, SMALL], ids=["own segment", "shared segment"])
+def test_a_blob_that_was_put_away_and_never_listed_is_counted_while_its_client_begins_again(
+    repository: Repository, data: bytes
+) -> None:
+    stream = begin(repository, data=data)
+    stream.write(data)
+    killed_before_its_blob_was_listed(stream)
+    assert uncounted_bytes(repository) <= 0
+    again = begin(repository, data=data)
+    again.write(data[:-1])
+    assert uncounted_bytes(repository) <= 0
+    again.abandon()
+    assert uncounted_bytes(repository) <= 0
+
+
+def test_what_is_set_aside_for_an_upload_does_not_go_with_the_listing_of_another_of_its_name(
+    repository: Repository,
+) -> None:
+    """The client has lost its connection just when all was there, and begins again before the index knows."""
+    first = begin(repository)
+    first.write(DATA)
+    first._close_chunk()
+    first._claim(first._whole_bytes)
+    placed = first.place()
+    second = begin(repository)
+    second.write(DATA[:-1])
+    assert repository.opened
+    with repository.opened.index.writing() as txn:
+        first.listed(txn, placed)
+    (file,) = spooled(repository)
+    row = f"upload:{holders.upload(file.name, file.stat().st_ino)}".encode()
+    with repository.opened.index.reading() as txn:
+        set_aside = int.from_bytes(txn.get(row, b"", db=repository.opened.index.space), "little")
+    assert set_aside >= file.stat().st_blocks * 512
+    second.write(DATA[-1:])
+    second.finish()
+    assert uncounted_bytes(repository) <= 0
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "in a batch"])
+def test_a_blob_that_cannot_be_listed_leaves_no_segment(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    data = noise(repository.store._room.space.segment_bytes // 2, "not listed")
+    before = repository.segments()
+
+    def refuse(*_: object) -> int:
+        raise NoSpace("the index has no room")
+
+    monkeypatch.setattr(segment_writer.SegmentWriter, "list_placed", refuse)
+    if streamed:
+        stream = begin(repository, data=data)
+        stream.write(data)
+        with pytest.raises(NoSpace):
+            stream.finish()
+    else:
+        (outcome,) = repository.store.put_many([(Digest.of(data), data)])
+        assert isinstance(outcome, NoSpace)
+    assert repository.segments() == before
+    assert uncounted_bytes(repository) <= 0
+
+
+def test_what_could_not_be_let_go_at_once_is_not_gone_on_with_before_it_is(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger could not be written. Whoever went on would find its own room let go a moment later."""
+    writer = repository.store._index_writer
+    stream = begin(repository)
+    stream.write(DATA[:MIB])
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "run", lambda _: (_ for _ in ()).throw(NoSpace("full")))
+        stream.suspend()
+    del stream
+    other = begin(repository)
+    assert [file.name for file in spooled(repository) if "-" in file.name], "it has a file of its own"
+    other.abandon()
+    writer.flush()
+    soon(lambda: repository.store.upload_offset("session") == MIB)
+    again = begin(repository, offset=MIB)
+    again.write(DATA[MIB:])
+    assert uncounted_bytes(repository) <= 0
+    again.finish()

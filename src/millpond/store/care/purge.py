@@ -28,6 +28,7 @@ from millpond.disk.files import sync_directory, write_durably
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.index import Entry, Index
 from millpond.store.repository.layout import Layout
+from millpond.store.room import holders
 from millpond.store.room.costs import CLUSTER_BYTES
 from millpond.store.room.growth import Growth
 from millpond.store.room.refusals import Refusals
@@ -212,12 +213,13 @@ class Purge:
                 descriptor = os.open(entry.path, os.O_WRONLY | os.O_CLOEXEC)
                 try:
                     if locks.try_lock(descriptor, exclusive=True):
-                        size = os.fstat(descriptor).st_size
+                        status = os.fstat(descriptor)
+                        row, size = holders.upload(entry.name, status.st_ino), status.st_size
                         for at in range(0, size, limits.CHUNK_BYTES):
                             os.pwrite(descriptor, bytes(min(limits.CHUNK_BYTES, size - at)), at)
                         os.fdatasync(descriptor)
                         os.unlink(entry.path)
-                        ended = functools.partial(self._space.end_upload, upload=entry.name, announced_bytes=0)
+                        ended = functools.partial(self._space.end_upload, upload=row, announced_bytes=0)
                         self._index_writer.run(ended)
                 finally:
                     os.close(descriptor)

@@ -27,6 +27,7 @@ from millpond.store.index import Index
 from millpond.store.repository import filesystem
 from millpond.store.repository.layout import REPOSITORY_FORMAT, Layout, recognise, write_marker
 from millpond.store.repository.trust import believed, made_durable, mark
+from millpond.store.room import holders
 from millpond.store.room.ballast import Ballast
 from millpond.store.room.costs import cost_of
 from millpond.store.room.growth import Growth
@@ -317,7 +318,7 @@ def _tidy(layout: Layout, index: Index) -> None:
         if "-" in entry.name or time.time() - entry.stat().st_mtime > _OLD_UPLOAD_SECONDS:
             os.unlink(entry.path)
         else:
-            kept[entry.name] = file_bytes(entry.path)
+            kept[holders.upload(entry.name, entry.stat().st_ino)] = file_bytes(entry.path)
     space = Space(index, layout, reserve_bytes=0)
     with index.env.begin(write=True) as txn:
         space.count_anew(txn, used, kept)

@@ -51,9 +51,16 @@ class Ballast:
         wanted = limits.ballast_bytes(self._quota.quota_bytes)
         held = file_bytes(self._layout.ballast)
         disk = os.statvfs(self._layout.root)
-        if held > wanted or (held < wanted and disk.f_bavail * disk.f_frsize > _PLENTY * wanted):
+        if self._length() > wanted or (held < wanted and disk.f_bavail * disk.f_frsize > _PLENTY * wanted):
             self._make(wanted)
         return _LOOK_SECONDS
+
+    def _length(self) -> int:
+        """Its blocks may be more: they are whole ones."""
+        try:
+            return os.stat(self._layout.ballast).st_size
+        except FileNotFoundError:
+            return 0
 
     def _make(self, size_bytes: int) -> None:
         descriptor = os.open(self._layout.ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)

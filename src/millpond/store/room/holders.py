@@ -1,4 +1,4 @@
-"""Processes, told apart from later ones with the same number."""
+"""What the ledger's rows belong to: processes and files, told apart from later ones with the same number or name."""
 
 import os
 
@@ -12,6 +12,11 @@ def lives(who: bytes) -> bool:
     """Whether the process that :func:`holder` named still runs."""
     pid, _, started = who.decode().partition(":")
     return _start_time(int(pid)) == started
+
+
+def upload(name: str, inode: int) -> str:
+    """The spool file ``name``. Once it has become a segment, another may begin under its name before the index knows."""
+    return f"{name}.{inode:x}"
 
 
 def _start_time(pid: int) -> str:

@@ -31,6 +31,11 @@ class Ledger:
         """Add to a row, which never falls below 0."""
         self.put(txn, key, max(0, self.get(txn, key) + size_bytes))
 
+    def move(self, txn: Transaction, key: bytes, other: bytes) -> None:
+        """Have the row stand under another key."""
+        self.put(txn, other, self.get(txn, key))
+        self.put(txn, key, 0)
+
     def rows(self, txn: Transaction, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """All rows whose keys begin so."""
         with txn.cursor(self._table) as cursor:

@@ -21,6 +21,7 @@ from millpond.disk import locks
 from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.index import Index
 from millpond.store.repository.layout import Layout
+from millpond.store.room import holders
 from millpond.store.room.space import Space
 from millpond.store.room.taken import BLOCK_BYTES
 
@@ -80,20 +81,21 @@ class Leftovers:
                 status = entry.stat()
                 idle_seconds = now_ms / 1000 - status.st_mtime
                 if idle_seconds > _QUIET_SECONDS:
-                    with self._locked(entry.name) as ours:
-                        if ours:
-                            found.append(_Suspended(idle_seconds, entry.name, status.st_blocks * BLOCK_BYTES))
+                    with self._locked(entry.name) as file:
+                        if file is not None:
+                            found.append(_Suspended(idle_seconds, entry.name, file.st_blocks * BLOCK_BYTES))
         return sorted(found, reverse=True)
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[bool]:
-        """Whether nobody writes it, and nobody can begin to, for as long as we hold it."""
+    def _locked(self, name: str) -> Iterator[os.stat_result | None]:
+        """The file, if nobody writes it, and nobody can begin to for as long as we hold it."""
         path = os.path.join(self._directory, name)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             ours = locks.try_lock(descriptor, exclusive=True)
+            file = os.fstat(descriptor)
             # The name may have gone (renamed, abandoned) between opening and locking.
-            yield ours and os.stat(path).st_ino == os.fstat(descriptor).st_ino
+            yield file if ours and os.stat(path).st_ino == file.st_ino else None
         finally:
             os.close(descriptor)
 
@@ -104,25 +106,27 @@ class Leftovers:
         for upload in found:
             cold = upload.idle_seconds > limits.SUSPENDED_SECONDS or kept_bytes > most_bytes
             goes = upload.private or upload.idle_seconds > limits.KEPT_UPLOAD_SECONDS or (needed and cold)
-            if goes or noted.get(upload.name, 0) != upload.size_bytes:
-                with suppress(FileNotFoundError), self._locked(upload.name) as ours:
-                    if ours and goes:
-                        self._note(upload.name, 0)  # first: once the name is free, another may begin under it
-                        os.unlink(os.path.join(self._directory, upload.name))
-                        kept_bytes -= upload.size_bytes
-                        removed += 1
-                    elif ours:
-                        self._note(upload.name, upload.size_bytes)
+            with suppress(FileNotFoundError), self._locked(upload.name) as file:
+                if file is None:
+                    continue
+                row, size_bytes = holders.upload(upload.name, file.st_ino), file.st_blocks * BLOCK_BYTES
+                if goes:
+                    os.unlink(os.path.join(self._directory, upload.name))
+                    self._note(row, 0)
+                    kept_bytes -= upload.size_bytes
+                    removed += 1
+                elif noted.get(row, 0) != size_bytes:
+                    self._note(row, size_bytes)
         if removed:
             log.info("%d interrupted uploads were removed", removed)
 
-    def _note(self, name: str, size_bytes: int, *, renamed: bool = False) -> None:
+    def _note(self, row: str, size_bytes: int, *, renamed: bool = False) -> None:
         """Have the ledger say what it takes; ``renamed``: it may be a segment that was never listed."""
 
         def apply(txn: Transaction) -> None:
             if renamed:
                 self._space.charge_files(txn)
-            self._space.end_upload(txn, name, announced_bytes=0, kept_bytes=size_bytes)
+            self._space.end_upload(txn, row, announced_bytes=0, kept_bytes=size_bytes)
 
         self._index_writer.run(apply)
 
@@ -137,7 +141,13 @@ class Leftovers:
 
     def _forget_rows_without_file(self) -> None:
         """Of those that had none the last time either: in between, a segment may have been made of it."""
-        without = set(self._noted()) - set(os.listdir(self._directory))
-        for name in without & self._without_file:
-            self._note(name, 0, renamed=True)
+        noted = set(self._noted())  # first: a file is there before its row is
+        without = noted - set(self._rows_with_file())
+        for row in without & self._without_file:
+            self._note(row, 0, renamed=True)
         self._without_file = without
+
+    def _rows_with_file(self) -> Iterator[str]:
+        for entry in os.scandir(self._directory):
+            with suppress(FileNotFoundError):
+                yield holders.upload(entry.name, entry.stat().st_ino)

@@ -6,7 +6,7 @@ Kept in the index's ``space`` table, so that a claim, a spend and an index entry
 ``used``             what all segments take, in bytes
 ``seg:NUMBER``       what one of them takes; high bit: it has no name any more and is still open somewhere
 ``going``            the sum of those that have no name any more
-``upload:NAME``      what was set aside for a spool file, written or not; stays when its process dies
+``upload:FILE``      what was set aside for a spool file, written or not; stays when its process dies
 ``claim:HOLDER``     what a process has set aside for appending, and not used yet
 ``announced:HOLDER``  what its running uploads have said they will bring, and was not set aside yet
 ``want:HOLDER``      what its threads wait for
@@ -149,10 +149,10 @@ class Space:
         self._ledger.add(txn, _USED, size_bytes - before)
         return size_bytes - before
 
-    def announce(self, txn: Transaction, upload: str, size_bytes: int) -> int:
+    def announce(self, txn: Transaction, upload: str, size_bytes: int, *, is_new: bool = False) -> int:
         """Admit an upload that will take that much; what is set aside for it already, from an earlier part of it.
 
-        The rest is set aside as its bytes come.
+        The rest is set aside as its bytes come. ``is_new``: it has no earlier part, its file is empty.
 
         Raises:
             NeverFits: whatever is evicted.
@@ -160,7 +160,10 @@ class Space:
         """
         if size_bytes > self._room(txn):
             raise NeverFits(f"the cache can never hold a blob that takes {size_bytes} bytes")
-        kept = self._ledger.get(txn, _UPLOAD + upload.encode())
+        row = _UPLOAD + upload.encode()
+        if is_new:  # what stands there was set aside for a file that went, and whose bytes may be in a segment by now
+            self._ledger.move(txn, row, row + b"-%d" % time.monotonic_ns())
+        kept = self._ledger.get(txn, row)
         if not self._fits_beside_uploads(txn, size_bytes - kept):
             self._forget_the_dead(txn)
             if not self._fits_beside_uploads(txn, size_bytes - kept):

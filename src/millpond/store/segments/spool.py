@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import secrets
+import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from millpond.disk.group_writer import GroupWriter, Transaction
 from millpond.store.failures import told
 from millpond.store.index import Entry
 from millpond.store.interface import Bytes
+from millpond.store.room import holders
 from millpond.store.room.costs import segment_cost
 from millpond.store.room.taken import BLOCK_BYTES
 from millpond.store.room.waiting import Room
@@ -108,13 +110,15 @@ class Uploads:
         if offset and kept_bytes != offset:
             raise _cannot_go_on(digest, offset)
         whole = self.writer.room_for_file(digest)
-        kept = self.room.admit(lambda txn: self.space.announce(txn, name, whole))
+        status = os.fstat(descriptor)
+        row = holders.upload(name, status.st_ino)
+        kept = self.room.admit(lambda txn: self.space.announce(txn, row, whole, is_new=not status.st_size))
         try:
             os.ftruncate(descriptor, _DATA_AT + offset if offset else 0)
-            return SpooledUpload(self, descriptor, name, digest, offset, claimed_bytes=kept, whole_bytes=whole)
+            return SpooledUpload(self, descriptor, name, row, digest, offset, claimed_bytes=kept, whole_bytes=whole)
         except BaseException:
             self.index_writer.run(
-                lambda txn: self.space.end_upload(txn, name, announced_bytes=whole - kept, kept_bytes=kept)
+                lambda txn: self.space.end_upload(txn, row, announced_bytes=whole - kept, kept_bytes=kept)
             )
             raise
 
@@ -156,6 +160,7 @@ class SpooledUpload:
         uploads: Uploads,
         descriptor: int,
         name: str,
+        row: str,
         digest: Digest,
         offset: int,
         *,
@@ -164,7 +169,9 @@ class SpooledUpload:
     ) -> None:
         self._uploads = uploads
         self._descriptor = descriptor
-        self._name = name
+        self._path = os.path.join(uploads.directory, name)
+        self._goes_on = "-" not in name
+        self._row = row
         self._digest = digest
         self._claimed_bytes = claimed_bytes
         self._whole_bytes = whole_bytes
@@ -176,6 +183,7 @@ class SpooledUpload:
         self._written_back = 0
         self._ended = False
         self._take_in(offset)
+        self._close = weakref.finalize(self, os.close, descriptor)  # last: what fails here leaves it to the caller
 
     @property
     def committed_bytes(self) -> int:
@@ -208,7 +216,7 @@ class SpooledUpload:
 
         def claim(txn: Transaction) -> int:
             step = ahead if space.fits(txn, ahead) else short
-            space.claim_upload(txn, self._name, step)
+            space.claim_upload(txn, self._row, step)
             return step
 
         self._claimed_bytes += self._uploads.room.claim(short, claim)
@@ -235,12 +243,12 @@ class SpooledUpload:
             self.abandon()
             raise
         self._ended = True
-        os.close(self._descriptor)
+        self._close()
         self._uploads.stored(self._digest)
 
     def suspend(self) -> None:
         """Keep what came."""
-        if self._ended or "-" in self._name or not self._committed:
+        if self._ended or not self._goes_on or not self._committed:
             self.abandon()
             return
         self._end(kept_bytes=self._taken_bytes())
@@ -254,14 +262,16 @@ class SpooledUpload:
         self._ended = True
         try:
             self._uploads.index_writer.run(lambda txn: self._let_go(txn, kept_bytes))
-        except MillpondError:  # the disk is full, say: its room comes back with the next transaction that goes through
+        except MillpondError:
+            # The disk is full, say: its room comes back with the next transaction that goes through, and then, when
+            # nobody knows of us any more, the file is closed. Whoever went on with it before would lose its own room.
             self._uploads.index_writer.submit_lazily(lambda txn: self._let_go(txn, kept_bytes))
-        finally:
-            os.close(self._descriptor)  # and only now may another stream go on
+        else:
+            self._close()  # and only now may another stream go on
 
     def _unlinked(self) -> bool:
         try:
-            os.unlink(os.path.join(self._uploads.directory, self._name))
+            os.unlink(self._path)
         except FileNotFoundError:
             pass
         except OSError as failure:
@@ -274,7 +284,7 @@ class SpooledUpload:
 
     def _let_go(self, txn: Transaction, kept_bytes: int) -> None:
         left = self._whole_bytes - self._claimed_bytes
-        self._uploads.space.end_upload(txn, self._name, announced_bytes=left, kept_bytes=kept_bytes)
+        self._uploads.space.end_upload(txn, self._row, announced_bytes=left, kept_bytes=kept_bytes)
 
     def _take_in(self, offset: int) -> None:
         """Hash what an interrupted upload left: its checksums were kept in the memory of a process that may be gone."""
@@ -305,20 +315,21 @@ class SpooledUpload:
     def place(self) -> Placed | None:
         """Turn the spool file into a segment, or copy it into the current one; None where the blob is held by now."""
         uploads, digest = self._uploads, self._digest
-        path = os.path.join(uploads.directory, self._name)
         if uploads.writer.holds(digest):
-            os.unlink(path)
+            os.unlink(self._path)
             return None
         if uploads.writer.fits_in_shared(digest):
             placed = uploads.writer.append_file(self._descriptor, _DATA_AT, digest)
-            os.unlink(path)
+            os.unlink(self._path)
             return placed
         header = SegmentHeader(uploads.writer.next_number(), self._header.created_ms, self._header.secret)
         table = bytes(self._table)
         write_all(self._descriptor, [table], _DATA_AT + digest.size_bytes)
         head = record_header(digest.key, digest.size_bytes, SEGMENT_HEADER_BYTES, header.seed)
         write_all(self._descriptor, [header.encode(), head], 0)
-        os.rename(path, os.path.join(uploads.segments, segment_name(header.number)))
+        path = os.path.join(uploads.segments, segment_name(header.number))
+        os.rename(self._path, path)
+        self._path = path  # where it is removed if it cannot be listed
         record = Record(digest.key, SEGMENT_HEADER_BYTES, digest.size_bytes, table_checksum(table, header.seed))
         uploads.sealer.seal(_WholeSegment(os.dup(self._descriptor), header, record))
         entry = Entry(header.number, record.offset, record.size_bytes, record.checksum)
@@ -361,6 +372,9 @@ class _SpoolJob:
 
     def committed(self) -> None:
         """Nothing: what was set aside for the upload went with the listing."""
+
+    def failed(self) -> None:
+        """Nothing: the upload is abandoned, and what became of its file with it."""
 
 
 def _file_name(session: str) -> str:

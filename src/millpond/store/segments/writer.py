@@ -52,6 +52,8 @@ class Placed(NamedTuple):
     entry: Entry
     cost_bytes: int
     """What its segment takes with it, once that has its footer."""
+    alone: bool = False
+    """Whether it has a segment of its own."""
 
 
 class SegmentWriter:
@@ -96,9 +98,10 @@ class SegmentWriter:
         try:
             for digest, data in fresh.items():
                 segment = self._segment_for(record_bytes(digest.size_bytes))
-                placed.append(_placed(digest, segment.add(digest, data), segment))
+                alone = segment is not self._current
+                placed.append(_placed(digest, segment.add(digest, data), segment)._replace(alone=alone))
                 touched.add(segment)
-                if segment is not self._current:
+                if alone:
                     self._complete(segment)
         except BaseException:
             if self._current is not None:
@@ -226,6 +229,12 @@ class SegmentWriter:
                 self._space.claim(txn, ahead)
         self._claimed_bytes += ahead
 
+    def forsake(self, placed: Sequence[Placed]) -> None:
+        """What was placed is not going to be listed: remove segments that hold nothing else."""
+        for number in [one.entry.segment for one in placed if one.alone]:
+            with suppress(OSError):
+                os.unlink(os.path.join(self._directory, segment_name(number)))
+
     # -- in apply() -------------------------------------------------------------------------------------------------
 
     def list_placed(self, txn: Transaction, placed: Sequence[Placed]) -> int:
@@ -236,7 +245,7 @@ class SegmentWriter:
         index = self._index
         rows: dict[int, SegmentRow] = {}
         costs: dict[int, int] = {}
-        for digest, entry, cost_bytes in placed:
+        for digest, entry, cost_bytes, _ in placed:
             costs[entry.segment] = max(cost_bytes, costs.get(entry.segment, 0))
             row = rows.get(entry.segment) or index.segment(txn, entry.segment) or SegmentRow(SegmentState.OPEN, 0)
             if not row.holds:
@@ -368,3 +377,7 @@ class PutJob:
     def committed(self) -> None:
         """Account."""
         self._writer.spent(self._spent_bytes)
+
+    def failed(self) -> None:
+        """Remove what nobody will list: its room is claimed, and is to be so for what comes next."""
+        self._writer.forsake(self._placed)

@@ -14,6 +14,7 @@ from millpond.core.errors import NoSpace, NotReady
 from millpond.store.index import SegmentState
 from millpond.store.segments import writer as segment_writer
 from millpond.store.segments.files import SegmentFile
+from millpond.store.segments.open_segment import OpenSegment
 from millpond.store.segments.rebuild import read_records
 
 
@@ -251,3 +252,36 @@ def test_segments_are_charged_no_less_than_they_take_and_what_was_claimed_is_spe
     assert taken(repository) <= used <= taken(repository) + footer + 4096
     repository.store._writer.close()
     assert charged(repository)[1] == 0
+
+
+def test_what_two_batches_of_one_transaction_append_is_claimed_for_both(repository: Repository) -> None:
+    """Until the transaction is through, nothing of what they have written is listed."""
+    writer = repository.store._writer
+    appended = [
+        writer.append([(Digest.of(data), data) for data in [noise(100_000, f"{batch}/{i}") for i in range(20)]])
+        for batch in range(2)
+    ]
+    assert taken(repository) <= sum(charged(repository))
+    for one in appended:
+        writer.forsake(one)
+    claimed = charged(repository)[1]
+    writer.forsake(writer.append([(Digest.of(b"small"), b"small")]))
+    assert charged(repository)[1] == claimed, "it is there for what comes next"
+
+
+def test_a_batch_that_fails_half_way_leaves_no_segment(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The large blob's segment is complete when the disk refuses the small one."""
+    before = repository.segments()
+    large, small = noise(5 * MIB, "large"), noise(1000, "small")
+    flush = OpenSegment.flush
+
+    def flush_large(segment: OpenSegment) -> None:
+        if segment.end < MIB:
+            raise OSError(errno.EIO, "no")
+        flush(segment)
+
+    monkeypatch.setattr(OpenSegment, "flush", flush_large)
+    with pytest.raises(OSError, match="no"):
+        repository.store._writer.append([(Digest.of(large), large), (Digest.of(small), small)])
+    left = [path for path in repository.segments() if path not in before]
+    assert all(path.stat().st_size < MIB for path in left)

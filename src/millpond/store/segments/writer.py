@@ -56,6 +56,16 @@ class Placed(NamedTuple):
     """Whether it has a segment of its own."""
 
 
+class Appended(NamedTuple):
+    """What became of a batch."""
+
+    placed: list[Placed]
+    refused: dict[Digest, NoSpace]
+    """For which there is no room."""
+    room_bytes: int
+    """What is claimed for it until it is listed or forsaken."""
+
+
 class SegmentWriter:
     """Places blobs. Its public methods are what put jobs call in ``prepare`` and ``apply``."""
 
@@ -75,13 +85,13 @@ class SegmentWriter:
         self._sealer = sealer
         self._new = NewSegments(directory, take_numbers, clock)
         self._current: OpenSegment | None = None
-        self._claimed_bytes = 0
+        self._claimed_bytes = self._under_way_bytes = 0
         self._segment_bytes = space.segment_bytes
 
     # -- in prepare() -----------------------------------------------------------------------------------------------
 
-    def append(self, blobs: Sequence[tuple[Digest, Bytes]]) -> tuple[list[Placed], dict[Digest, NoSpace]]:
-        """Append those of ``blobs`` that are not held yet; also says for which there is no room.
+    def append(self, blobs: Sequence[tuple[Digest, Bytes]]) -> Appended:
+        """Append those of ``blobs`` that are not held yet and find room.
 
         Raises:
             OSError: they could not be written. Nothing counts as appended.
@@ -103,15 +113,18 @@ class SegmentWriter:
                 touched.add(segment)
                 if alone:
                     self._complete(segment)
+            if self._current in touched:
+                assert self._current is not None
+                self._current.flush()
+                self._sealer.sync_ahead(self._current)
         except BaseException:
             if self._current is not None:
                 self._current.drop()
+            self._remove(placed)
             raise
-        if self._current in touched:
-            assert self._current is not None
-            self._current.flush()
-            self._sealer.sync_ahead(self._current)
-        return placed, refused
+        room_bytes = self.room_for(fresh)
+        self._under_way_bytes += room_bytes  # others of the same transaction must not rely on it
+        return Appended(placed, refused, room_bytes)
 
     def _claim_for(self, digests: Iterable[Digest]) -> dict[Digest, NoSpace]:
         """Claim room for all, or for each that still fits in its turn; those that do not."""
@@ -135,7 +148,7 @@ class SegmentWriter:
     def _fitting(self, digests: Iterable[Digest]) -> tuple[list[Digest], list[Digest]]:
         """Those that fit, one after the other, and the rest."""
         with self._index.reading() as txn:
-            left = self._claimed_bytes + self._space.left_bytes(txn)
+            left = self._claimed_bytes - self._under_way_bytes + self._space.left_bytes(txn)
         fitting: list[Digest] = []
         rest: list[Digest] = []
         left -= 2 * SEGMENT_EXTRA_BYTES
@@ -212,14 +225,14 @@ class SegmentWriter:
         return record_bytes(digest.size_bytes) * 4 <= self._space.segment_bytes
 
     def claim(self, size_bytes: int) -> None:
-        """Make sure that ``size_bytes`` are set aside for appending.
+        """Make sure that ``size_bytes`` are set aside for what is appended next.
 
         Raises:
             NoSpace: they are not there.
         """
-        if self._claimed_bytes >= size_bytes:
+        short = size_bytes - (self._claimed_bytes - self._under_way_bytes)
+        if short <= 0:
             return
-        short = size_bytes - self._claimed_bytes
         ahead = max(short, self._space.step_bytes)
         with self._index.writing() as txn:
             try:
@@ -229,8 +242,8 @@ class SegmentWriter:
                 self._space.claim(txn, ahead)
         self._claimed_bytes += ahead
 
-    def forsake(self, placed: Sequence[Placed]) -> None:
-        """What was placed is not going to be listed: remove segments that hold nothing else."""
+    def _remove(self, placed: Sequence[Placed]) -> None:
+        """Remove segments that hold nothing else; the rest is covered by what follows it, or cut off."""
         for number in [one.entry.segment for one in placed if one.alone]:
             with suppress(OSError):
                 os.unlink(os.path.join(self._directory, segment_name(number)))
@@ -273,9 +286,15 @@ class SegmentWriter:
         """Segments take now what was claimed for them; :meth:`spent` when the transaction is through."""
         self._space.give_back(txn, size_bytes)
 
-    def spent(self, size_bytes: int) -> None:
+    def spent(self, size_bytes: int, appended: Appended) -> None:
         """The transaction is through."""
         self._claimed_bytes -= size_bytes
+        self._under_way_bytes -= appended.room_bytes
+
+    def forsake(self, appended: Appended) -> None:
+        """There will be none: it is not listed."""
+        self._under_way_bytes -= appended.room_bytes
+        self._remove(appended.placed)
 
     # -- segments ---------------------------------------------------------------------------------------------------
 
@@ -293,13 +312,12 @@ class SegmentWriter:
 
     def _leave_suspect(self) -> None:
         """Append no more to a segment that could not be synced: what it holds counts as missing."""
-        if self._current is None:
-            return
-        with self._index.reading() as txn:
-            row = self._index.segment(txn, self._current.header.number)
-        if row is not None and not row.holds:
-            os.close(self._current.descriptor)
-            self._current = None
+        if self._current is not None:
+            with self._index.reading() as txn:
+                row = self._index.segment(txn, self._current.header.number)
+            if row is not None and not row.holds:
+                os.close(self._current.descriptor)
+                self._current = None
 
     def _adopt(self, size: int) -> OpenSegment | None:
         """An open segment that nobody writes any more, if one has room for ``size``."""
@@ -360,24 +378,23 @@ class PutJob:
         self.rows = ROWS + len(blobs)
         self._writer = writer
         self._blobs = blobs
-        self._placed: list[Placed] = []
-        self._refused: dict[Digest, NoSpace] = {}
+        self._appended = Appended([], {}, 0)
         self._spent_bytes = 0
 
     def prepare(self) -> None:
         """Append."""
-        self._placed, self._refused = self._writer.append(self._blobs)
+        self._appended = self._writer.append(self._blobs)
 
     def apply(self, txn: Transaction) -> dict[Digest, NoSpace]:
         """List; those for which there was no room."""
-        self._spent_bytes = self._writer.list_placed(txn, self._placed)
+        self._spent_bytes = self._writer.list_placed(txn, self._appended.placed)
         self._writer.spend(txn, self._spent_bytes)
-        return self._refused
+        return self._appended.refused
 
     def committed(self) -> None:
         """Account."""
-        self._writer.spent(self._spent_bytes)
+        self._writer.spent(self._spent_bytes, self._appended)
 
     def failed(self) -> None:
-        """Remove what nobody will list: its room is claimed, and is to be so for what comes next."""
-        self._writer.forsake(self._placed)
+        """Remove what nobody will list."""
+        self._writer.forsake(self._appended)

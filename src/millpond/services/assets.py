@@ -9,7 +9,7 @@ BuildStream 1, whose clients keep names and blobs in one place only.
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
@@ -165,25 +165,28 @@ def begin_push(
     check_request(request.uris, request.qualifiers)
     if len(request.blobs) + len(request.directories) > limits.REFERENCES:
         raise InvalidRequest(f"at most {limits.REFERENCES} references in one push")
+    now = cache.clock()
+    names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
+    closure_bytes, footprint, foreign = 0, None, False
+    if not cache.index_only:
+        try:
+            found, footprint = _settled(cache, names, request, wait=wait)
+            closure_bytes = found.size_bytes
+        except IncompleteClosure:
+            if not request.foreign or not _is_foreign(cache, names, request):
+                raise
+            foreign = True
     binding = Binding(
         digest=request.digest,
-        pushed_at_ms=cache.clock(),
+        pushed_at_ms=now,
         pushed_by=pushed_by,
         blobs=tuple(dict.fromkeys(request.blobs)),
         directories=tuple(dict.fromkeys(request.directories)),
         expires_at_ms=request.expires_at_ms,
+        closure_bytes=closure_bytes,
+        foreign=foreign,
         message=request.message,
     )
-    names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
-    if cache.index_only:
-        return PendingPush(cache, names, binding, overwrite=request.overwrite)
-    try:
-        found, footprint = _settled(cache, names, binding, wait=wait)
-    except IncompleteClosure:
-        if not request.foreign or not _is_foreign(cache, names, binding):
-            raise
-        return PendingPush(cache, names, replace(binding, foreign=True), overwrite=request.overwrite)
-    binding = replace(binding, closure_bytes=found.size_bytes)
     return PendingPush(cache, names, binding, footprint, overwrite=request.overwrite)
 
 
@@ -201,27 +204,29 @@ def push(cache: Cache, instance: str, namespace: Namespace, request: AssetPush, 
     finish([pending])
 
 
-def _is_foreign(cache: Cache, names: Sequence[Name], binding: Binding) -> bool:
-    named = [digest for digest in (binding.digest, *binding.blobs, *binding.directories) if digest != EMPTY]
+def _is_foreign(cache: Cache, names: Sequence[Name], request: AssetPush) -> bool:
+    named = [digest for digest in (request.digest, *request.blobs, *request.directories) if digest != EMPTY]
     if not cache.foreign or not named or any(name.key.startswith(REFERENCE_URN) for name in names):
         return False
     return not cache.closures.holds_any(named) and not cache.closures.was_refused(named)
 
 
-def _settled(cache: Cache, names: Sequence[Name], binding: Binding, *, wait: bool) -> tuple[closure.Closure, Footprint]:
+def _settled(
+    cache: Cache, names: Sequence[Name], request: AssetPush, *, wait: bool
+) -> tuple[closure.Closure, Footprint]:
     """The closure, held and durable; looked for anew when eviction took a blob between the walk and the last look."""
     # Of several URIs the strictest rule counts: artifacts alone may have holes in their optional trees.
     key = next((name.key for name in names if not name.key.startswith(ARTIFACT_URN)), names[0].key)
     for _ in range(_TRIES):
         try:
-            return _held_and_durable(cache, names[0].namespace, key, binding, wait=wait)
+            return _held_and_durable(cache, names[0].namespace, key, request, wait=wait)
         except BlobNotFound as gone:
             why = str(gone)
     raise IncompleteClosure(why)
 
 
 def _held_and_durable(
-    cache: Cache, namespace: Namespace, key: str, binding: Binding, *, wait: bool
+    cache: Cache, namespace: Namespace, key: str, referring: closure.Referring, *, wait: bool
 ) -> tuple[closure.Closure, Footprint]:
     """Walk, promise and settle.
 
@@ -235,7 +240,7 @@ def _held_and_durable(
         footprints.append(promised.footprint)
         return promised.missing
 
-    found = closure.walk(cache.blobs, namespace, key, binding, promise=promise, wait=wait)
+    found = closure.walk(cache.blobs, namespace, key, referring, promise=promise, wait=wait)
     if len(footprints) == 1 and footprints[0] is not None:
         return found, footprints[0]  # the look that promised all of it found it durable
     return found, cache.closures.settle(found.digests, wait=wait)

@@ -18,7 +18,6 @@ from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import IncompleteClosure, InvalidRequest, TooMuch, WouldBlock
 from millpond.core.names import ARTIFACT_URN, Namespace
-from millpond.names.binding import Binding
 from millpond.services import trees
 from millpond.store.interface import BlobStore, Bytes
 
@@ -45,6 +44,22 @@ class _Roots:
     optional_trees: set[Digest]
 
 
+class Referring(Protocol):
+    """What a name is bound to: a binding, or a push that asks for one."""
+
+    @property
+    def digest(self) -> Digest:
+        """What it stands for."""
+
+    @property
+    def blobs(self) -> Sequence[Digest]:
+        """Blobs that belong to it."""
+
+    @property
+    def directories(self) -> Sequence[Digest]:
+        """Roots of trees that belong to it."""
+
+
 class Promise(Protocol):
     """How blobs are promised; ``BlobStore.find_missing`` where nobody is told of a closure."""
 
@@ -57,12 +72,12 @@ def walk(
     blobs: BlobStore,
     namespace: Namespace,
     key: str,
-    binding: Binding,
+    referring: Referring,
     *,
     promise: Promise | None = None,
     wait: bool = True,
 ) -> Closure:
-    """The closure of ``binding``, every blob of it held and promised (I8).
+    """The closure of ``referring``, every blob of it held and promised (I8).
 
     ``promise``: how; without it ``blobs`` is asked which are missing.
 
@@ -75,7 +90,7 @@ def walk(
         WouldBlock: there is a tree to walk, or a lock or a disk to wait for, and ``wait`` is False.
     """
     promise = promise or blobs.find_missing
-    roots = _roots(blobs, namespace, key, binding, wait=wait)
+    roots = _roots(blobs, namespace, key, referring, wait=wait)
     if not wait and (roots.trees or roots.optional_trees):
         raise WouldBlock
     found = _Collected()
@@ -93,7 +108,7 @@ def walk(
     return Closure(list(found.digests))
 
 
-def remains(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) -> list[Digest]:
+def remains(blobs: BlobStore, namespace: Namespace, key: str, binding: Referring) -> list[Digest]:
     """What is held of the closure of ``binding``, whole or not. Nothing is promised.
 
     Raises:
@@ -115,12 +130,12 @@ def remains(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding) 
     return [digest for digest in wanted if digest not in missing]
 
 
-def _roots(blobs: BlobStore, namespace: Namespace, key: str, binding: Binding, *, wait: bool) -> _Roots:
-    directories = set(binding.directories)
+def _roots(blobs: BlobStore, namespace: Namespace, key: str, referring: Referring, *, wait: bool) -> _Roots:
+    directories = set(referring.directories)
     if namespace is Namespace.ASSET_DIRECTORY:
-        return _Roots(set(binding.blobs), directories | {binding.digest}, set())
-    single = {binding.digest, *binding.blobs}
-    artifact = _artifact(blobs, key, binding.digest, wait=wait)
+        return _Roots(set(referring.blobs), directories | {referring.digest}, set())
+    single = {referring.digest, *referring.blobs}
+    artifact = _artifact(blobs, key, referring.digest, wait=wait)
     if artifact is None:
         return _Roots(single, directories, set())
     files, optional = named_by(artifact, "files"), named_by(artifact, *_OPTIONAL_TREES)

@@ -270,8 +270,7 @@ class SegmentStore:
 
     def remember(self, closures: Sequence[KnownClosure], *, ends_leases: bool = False) -> None:
         """Note them; not waited for, because a lost note only costs a walk."""
-        for row, stamp, footprint, _ in closures:
-            self._durability.remember(row, stamp, footprint)
+        self._durability.remember(closures)
         kind = Kind.NAME_BOUND if ends_leases else Kind.NAME_WALKED
         rows = [row + promised_ms.to_bytes(8, "little") for row, _, _, promised_ms in closures]
         try:

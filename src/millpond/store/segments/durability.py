@@ -4,21 +4,25 @@ A push (``services.assets``) goes: walk and promise; :meth:`Durability.settle`; 
 So blobs cost no sync of their own, and an acknowledged name survives power loss with everything it refers to (I2).
 """
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from millpond.core.digest import Digest
 from millpond.core.errors import BlobNotFound, MillpondError, NotReady, WouldBlock
-from millpond.disk.blocks import ROWS
+from millpond.disk.blocks import ROWS, pieces
 from millpond.disk.group_writer import GroupWriter, Transaction, Work
 from millpond.store.care.quarantine import quarantine
 from millpond.store.index import ENTRY, Entry, Index
-from millpond.store.interface import Footprint
+from millpond.store.interface import Footprint, KnownClosure
 from millpond.store.segments import closure_rows
 from millpond.store.segments.files import SegmentFiles
 from millpond.store.segments.format import Damaged, record_bytes
 from millpond.store.segments.sealing import Sealer
+
+_REMEMBERED_AT_ONCE = 16
+"""So many closures are noted in one transaction; in a small cache it may find no room for more."""
 
 
 class Durability:
@@ -96,11 +100,16 @@ class Durability:
             places=[(number, row.incarnation) for number, row in rows.items()],
         )
 
-    def remember(self, row: bytes, stamp: bytes, footprint: Footprint) -> None:
-        """Write a closure's row."""
-        value = closure_rows.encoded(stamp, footprint.places)
-        rows = ROWS + len(value) // 128
-        self._index_writer.submit_lazily(lambda txn: txn.put(row, value, db=self._index.closures), rows=rows)
+    def remember(self, closures: Sequence[KnownClosure]) -> None:
+        """Write the rows of closures, with the next transaction."""
+        for some in pieces(closures, _REMEMBERED_AT_ONCE):
+            values = [(known.row, closure_rows.encoded(known.stamp, known.footprint.places)) for known in some]
+            rows = ROWS + sum([1 + len(value) // 128 for _, value in values])
+            self._index_writer.submit_lazily(functools.partial(self._write, values), rows=rows)
+
+    def _write(self, values: Sequence[tuple[bytes, bytes]], txn: Transaction) -> None:
+        for row, value in values:
+            txn.put(row, value, db=self._index.closures)
 
     def intact(self, row: bytes, stamp: bytes) -> bool:
         """Whether all segments of the closure are as they were when it was last walked."""

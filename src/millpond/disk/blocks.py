@@ -203,9 +203,8 @@ def govern_no_more(directory: str, governor: Governor) -> None:
         del _governors[os.path.abspath(directory)]
 
 
-def governor_of(path: str) -> Governor | None:
-    """Who governs the directory in which ``path`` lies."""
-    return _governors.get(os.path.dirname(os.path.abspath(path)))
+def _directory_of(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
 
 
 class Governed:
@@ -215,6 +214,7 @@ class Governed:
         self.tables: Sequence[object] = ()
         self._environment = environment
         self._path = path
+        self._directory = _directory_of(path)
         self._blocks: Blocks | None = Blocks(environment, path)
         self._wanted_bytes = 0
 
@@ -226,7 +226,7 @@ class Governed:
             NoSpace: there is no room for what it may need.
             lmdb.Error: it cannot be written.
         """
-        governor = governor_of(self._path)
+        governor = _governors.get(self._directory)
         refusal: NoSpace | None = None
         for _ in range(_TRIES):
             with self._environment.begin(write=True) as txn:
@@ -276,7 +276,7 @@ class Governed:
 
     def rows_at_once(self) -> int:
         """What is larger is done in several transactions."""
-        governor = governor_of(self._path)
+        governor = _governors.get(self._directory)
         return limits.ROWS_MAX if governor is None else governor.rows_at_once()
 
     def close(self) -> None:

@@ -10,11 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from millpond.core.errors import NotReady
+from millpond.core.outcome import Outcome
 from millpond.disk import environment
 from millpond.disk.blocks import ROWS
 
@@ -28,7 +28,7 @@ _MOST_ROWS = 1000
 class Job(Protocol):
     """Something to be written."""
 
-    future: "Future[Any]"
+    outcome: "Outcome[Any]"
     rows: int
     """The most rows that it changes; a few in small tables do not count."""
 
@@ -36,7 +36,7 @@ class Job(Protocol):
         """File work, before the transaction. Done once."""
 
     def apply(self, txn: Transaction) -> Any:
-        """Work inside the transaction; its result is the future's. May be done again in another transaction."""
+        """Work inside the transaction; its result is the outcome's. May be done again in another transaction."""
 
     def committed(self) -> None:
         """The transaction is through."""
@@ -56,7 +56,7 @@ class Work:
     """A job that is only a function of a transaction."""
 
     def __init__(self, apply: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
-        self.future: Future[Any] = Future()
+        self.outcome: Outcome[Any] = Outcome()
         self.apply = apply
         self.rows = rows
 
@@ -102,8 +102,8 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> "Future[Any]":
-        """Queue a job; its future.
+    def submit(self, job: Job) -> "Outcome[Any]":
+        """Queue a job; what it will come to.
 
         Raises:
             NotReady: the writer is closed.
@@ -112,7 +112,7 @@ class GroupWriter:
             if self._closed:
                 raise NotReady("the cache is stopping: try again in a few seconds")
             self._waiting.put(job)
-        return job.future
+        return job.outcome
 
     def submit_lazily(self, work: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
         """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went."""
@@ -173,12 +173,10 @@ class GroupWriter:
         self._commit(ready)
 
     def _prepared(self, job: Job) -> bool:
-        if not job.future.set_running_or_notify_cancel():
-            return False
         try:
             job.prepare()
         except Exception as failure:
-            job.future.set_exception(self._told(failure))
+            job.outcome.set_exception(self._told(failure))
             return False
         return True
 
@@ -193,11 +191,11 @@ class GroupWriter:
             environment.heed(failure)
             if len(group) == 1:
                 group[0].failed()
-                group[0].future.set_exception(self._told(failure))
+                group[0].outcome.set_exception(self._told(failure))
                 return
             for job in group:
                 self._commit([job])
             return
         for job, result in zip(group, results, strict=True):
             job.committed()
-            job.future.set_result(result)
+            job.outcome.set_result(result)

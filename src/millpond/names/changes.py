@@ -1,7 +1,7 @@
 """Which names changed of late: a short memory that upkeep reads instead of all names.
 
 Table ``changes``: a growing number (8 bytes, big-endian) -> the row that was bound or unbound. The rule: it holds the
-last ``limits.CHANGES_KEPT`` without a gap, so whoever finds that it does not reach back looks at everything instead.
+last ``limits.CHANGES_KEPT`` without a gap, or a few more, so whoever finds that it does not reach back looks at everything instead.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +12,8 @@ import lmdb
 from millpond.core import limits
 
 _NUMBER_BYTES = 8
+_FORGOTTEN_AT_ONCE = 64
+"""As good as a page of them: one more page to write in each commit would cost it a twentieth."""
 Reading = Callable[[], AbstractContextManager["lmdb.Transaction[bytes]"]]
 
 
@@ -30,8 +32,9 @@ class Changes:
             for number, row in enumerate(rows, last + 1):
                 cursor.put(number.to_bytes(_NUMBER_BYTES, "big"), row, append=True)
                 last = number
-            while cursor.first() and _number(cursor.key()) <= last - limits.CHANGES_KEPT:
-                cursor.delete()
+            if cursor.first() and _number(cursor.key()) <= last - limits.CHANGES_KEPT - _FORGOTTEN_AT_ONCE:
+                while _number(cursor.key()) <= last - limits.CHANGES_KEPT:
+                    cursor.delete()
 
     def position(self) -> int:
         """The number of the last change, 0 before the first."""

@@ -1,10 +1,10 @@
 """The roles that names play for the rest of Millpond."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Protocol
 
 from millpond.core.names import Name, Namespace
+from millpond.core.outcome import Outcome
 from millpond.names.binding import Binding
 from millpond.names.notes import Broken, Pin, PinState
 
@@ -31,7 +31,7 @@ class NameIndex(Protocol):
 
         """
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Outcome[None]":
         """As :meth:`bind`, without waiting: the future is done when the bindings are durable, or fails as bind would.
 
         Without ``overwrite`` a name that is bound stays as it is, whoever bound it in this very moment.

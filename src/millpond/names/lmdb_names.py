@@ -12,7 +12,6 @@ All processes on one host; in one process one :class:`LmdbNames` per path, becau
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ import lmdb
 from millpond.core import limits
 from millpond.core.errors import MillpondError, NameNotFound, NotReady, NotServed
 from millpond.core.names import Name, Namespace
+from millpond.core.outcome import Outcome
 from millpond.disk.blocks import ROWS, Governed, pieces
 from millpond.disk.group_writer import GroupWriter, Work
 from millpond.names import environment, room, values
@@ -114,7 +114,7 @@ class LmdbNames:
         """See :meth:`NameIndex.bind`."""
         self.bind_later(bindings).result()
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Outcome[None]":
         """See :meth:`NameIndex.bind_later`."""
         rows = [(name.row, self._recent.value_of(name, binding)) for name, binding in bindings]
 

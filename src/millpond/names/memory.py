@@ -5,12 +5,12 @@ index that is closed, and several indexes may stand on one.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import RLock
 
 from millpond.core.errors import NameNotFound, NotReady
 from millpond.core.names import Name, Namespace
+from millpond.core.outcome import Outcome
 from millpond.names.binding import Binding
 
 
@@ -36,12 +36,12 @@ class MemoryNames:
         with shelf.lock:
             shelf.bindings.update(encoded)
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Future[None]":
+    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Outcome[None]":
         """See :meth:`NameIndex.bind_later`."""
         shelf = self._open_shelf()
         with shelf.lock:
             self.bind([one for one in bindings if overwrite or one[0] not in shelf.bindings])
-        bound: Future[None] = Future()
+        bound: Outcome[None] = Outcome()
         bound.set_result(None)
         return bound
 

@@ -8,7 +8,6 @@ BuildStream 1, whose clients keep names and blobs in one place only.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from millpond.core import limits
@@ -21,6 +20,7 @@ from millpond.core.errors import (
     TooMuch,
 )
 from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, Name, Namespace, asset_key
+from millpond.core.outcome import Outcome
 from millpond.names.binding import Binding
 from millpond.services import closure
 from millpond.services.cache import Cache
@@ -139,7 +139,7 @@ class PendingPush:
         self._names = names
         self._binding = binding
         self._footprint = footprint
-        self.bound: Future[None] = cache.names.bind_later([(name, binding) for name in names], overwrite=overwrite)
+        self.bound: Outcome[None] = cache.names.bind_later([(name, binding) for name in names], overwrite=overwrite)
 
     @property
     def known(self) -> list[KnownClosure]:

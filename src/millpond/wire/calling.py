@@ -52,7 +52,7 @@ class _Finishing:
         loop = asyncio.get_running_loop()
         bound = Prompt(loop=loop)
 
-        def tell(_: object) -> None:
+        def tell() -> None:
             with self._guard:
                 self._durable.append((push, bound))
                 is_first = len(self._durable) == 1
@@ -60,7 +60,7 @@ class _Finishing:
                 with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                     loop.call_soon_threadsafe(self._finish)
 
-        push.bound.add_done_callback(tell)
+        push.bound.when_done(tell)
         await bound
         push.bound.result()
 

@@ -13,6 +13,7 @@ from millpond.core import limits
 from millpond.core.digest import Digest
 from millpond.core.errors import NotReady
 from millpond.core.names import Name, Namespace
+from millpond.names import changes
 from millpond.names.binding import Binding
 from millpond.names.lmdb_names import LmdbNames
 from millpond.names.notes import Pin, PinState
@@ -182,6 +183,7 @@ def test_after_too_many_changes_all_names_are_looked_at(scene: Scene, monkeypatc
     scene.pin("p/*")
     scene.duty.finish()
     monkeypatch.setattr(limits, "CHANGES_KEPT", 2)
+    monkeypatch.setattr(changes, "_FORGOTTEN_AT_ONCE", 0)
     pushed = [scene.push(f"p/e/{i}") for i in range(5)]
     scene.duty.finish()
     assert all(map(scene.pinned, pushed))

@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import weakref
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import EMPTY, Digest
 from millpond.core.errors import DigestMismatch, InvalidRequest, MillpondError, NoSpace
+from millpond.core.outcome import Outcome
 from millpond.disk import locks
 from millpond.disk.blocks import ROWS
 from millpond.disk.files import FILE_MODE
@@ -357,7 +357,7 @@ class _SpoolJob:
     """An upload on its way in."""
 
     def __init__(self, upload: SpooledUpload) -> None:
-        self.future: Future[Any] = Future()
+        self.outcome: Outcome[Any] = Outcome()
         self.rows = ROWS
         self._upload = upload
         self._placed: Placed | None = None

@@ -8,7 +8,6 @@ and continued by the next process that needs one.
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
 from millpond.core.errors import NoSpace, NotReady
+from millpond.core.outcome import Outcome
 from millpond.disk import locks
 from millpond.disk.blocks import ROWS
 from millpond.disk.group_writer import Transaction
@@ -374,7 +374,7 @@ class PutJob:
     """A batch of verified blobs on its way in."""
 
     def __init__(self, writer: SegmentWriter, blobs: Sequence[tuple[Digest, Bytes]]) -> None:
-        self.future: Future[Any] = Future()
+        self.outcome: Outcome[Any] = Outcome()
         self.rows = ROWS + len(blobs)
         self._writer = writer
         self._blobs = blobs

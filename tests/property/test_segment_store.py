@@ -175,6 +175,10 @@ class StoreMachine(RuleBasedStateMachine):
             claims = sum(int.from_bytes(value, "little") for key, value in rows.items() if key.startswith(b"claim:"))
             assert claims == ahead
 
+    @invariant()
+    def nothing_is_taken_that_is_not_counted(self) -> None:
+        assert self.repository.uncounted_bytes() <= 0
+
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(

@@ -101,6 +101,21 @@ class Repository:
             rows = dict(txn.cursor(self.opened.index.space))
         return sum(int.from_bytes(value, "little") for key, value in rows.items() if key.partition(b":")[0] in kinds)
 
+    def uncounted_bytes(self) -> int:
+        """By how much segments and uploads take more than the ledger says; never above 0."""
+        assert self.opened
+        with self.opened.index.reading() as txn:
+            rows = dict(txn.cursor(self.opened.index.space))
+        taken = sum(
+            file.stat().st_blocks * 512
+            for directory in ("segments", "uploads")
+            for file in (self.path / directory).iterdir()
+        )
+        kinds = (b"used", b"claim", b"upload")
+        return taken - sum(
+            int.from_bytes(value, "little") for key, value in rows.items() if key.partition(b":")[0] in kinds
+        )
+
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
     """Bit rot."""

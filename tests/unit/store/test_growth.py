@@ -242,7 +242,7 @@ def test_a_name_waits_for_room_and_keeps_nobody_from_the_names_meanwhile(tmp_pat
         asked = repository.store._index_writer.submit(AskingForANumber(repository))
         sleep(0.05)  # it has begun
         os.ftruncate(in_the_way, 0)
-        asked.result(10)
+        asked.result()
         binding.result(10)
     assert not wanted(index)
     os.close(in_the_way)

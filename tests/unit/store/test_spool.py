@@ -352,19 +352,6 @@ def test_a_file_that_cannot_be_removed_is_still_counted(
     assert ledger_row(repository, b"announced") == 0
 
 
-def uncounted_bytes(repository: Repository) -> int:
-    """By how much segments and uploads take more than the ledger says."""
-    taken = sum(
-        file.stat().st_blocks * 512
-        for directory in ("segments", "uploads")
-        for file in (repository.path / directory).iterdir()
-    )
-    assert repository.opened
-    with repository.opened.index.reading() as txn:
-        space = repository.store._room.space
-        return taken - space._set_aside(txn)
-
-
 def killed_before_its_blob_was_listed(stream: Any) -> None:
     """Its process goes: what it had done to the file stays, and its lock is free."""
     stream._close_chunk()
@@ -380,12 +367,12 @@ def test_a_blob_that_was_put_away_and_never_listed_is_counted_while_its_client_b
     stream = begin(repository, data=data)
     stream.write(data)
     killed_before_its_blob_was_listed(stream)
-    assert uncounted_bytes(repository) <= 0
+    assert repository.uncounted_bytes() <= 0
     again = begin(repository, data=data)
     again.write(data[:-1])
-    assert uncounted_bytes(repository) <= 0
+    assert repository.uncounted_bytes() <= 0
     again.abandon()
-    assert uncounted_bytes(repository) <= 0
+    assert repository.uncounted_bytes() <= 0
 
 
 def test_what_is_set_aside_for_an_upload_does_not_go_with_the_listing_of_another_of_its_name(
@@ -409,7 +396,7 @@ def test_what_is_set_aside_for_an_upload_does_not_go_with_the_listing_of_another
     assert set_aside >= file.stat().st_blocks * 512
     second.write(DATA[-1:])
     second.finish()
-    assert uncounted_bytes(repository) <= 0
+    assert repository.uncounted_bytes() <= 0
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "in a batch"])
@@ -432,7 +419,7 @@ def test_a_blob_that_cannot_be_listed_leaves_no_segment(
         (outcome,) = repository.store.put_many([(Digest.of(data), data)])
         assert isinstance(outcome, NoSpace)
     assert repository.segments() == before
-    assert uncounted_bytes(repository) <= 0
+    assert repository.uncounted_bytes() <= 0
 
 
 def test_what_could_not_be_let_go_at_once_is_not_gone_on_with_before_it_is(
@@ -453,5 +440,5 @@ def test_what_could_not_be_let_go_at_once_is_not_gone_on_with_before_it_is(
     soon(lambda: repository.store.upload_offset("session") == MIB)
     again = begin(repository, offset=MIB)
     again.write(DATA[MIB:])
-    assert uncounted_bytes(repository) <= 0
+    assert repository.uncounted_bytes() <= 0
     again.finish()

@@ -43,7 +43,9 @@ class Ballast:
             os.truncate(self._layout.ballast, 0)  # not unlinked: removing a name may need a block on some file systems
         except OSError:
             return False
-        log.warning("the disk is full: the ballast is given up, so that room can be made")
+        log.warning(
+            "there is no room left on the disk or in the quota: the ballast is given up, so that some can be made"
+        )
         return True
 
     def run(self) -> float:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from typing import NamedTuple
 
 from millpond.core import limits
@@ -31,6 +32,7 @@ _NEWBORN_SECONDS = 60.0
 """An empty log that nobody holds may be one whose process is just about to lock it."""
 _AT = b"log:"
 _KEY_BYTES = 33
+_row = itemgetter(0)
 _OF_BLOBS = (Kind.USED, Kind.LEASED, Kind.WALKED)
 
 
@@ -214,7 +216,7 @@ class _Fold:
         for some in pieces(sorted(times), at_once):
             with uses.writing(rows=len(some)) as txn:
                 uses.note_in(txn, {key: (times[key], lease_of(key, 0), grants_of(key, 0)) for key in some})
-        for names in pieces(self._names, at_once):
+        for names in pieces(sorted(self._names, key=_row), at_once):
             with uses.writing(rows=len(names)) as txn:
                 for row, use in names:
                     uses.note_name_in(txn, row, use)

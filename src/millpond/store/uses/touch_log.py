@@ -71,6 +71,9 @@ class Kind(IntEnum):
     """How often the cache had what it was asked for, since this was last said (``store.uses.tally``)."""
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 class Group(NamedTuple):
     """One line of a log. Rows are index keys for blobs and ``Name.row`` for names."""
 
@@ -104,12 +107,13 @@ def decode(content: bytes) -> Iterator[Group]:
         begin = at + _GROUP.size + _SUM.size
         end = begin + length * count
         body = content[begin:end]
-        if magic != _MAGIC or kind not in set(Kind) or not length or not count or end > len(content):
+        known = _KINDS.get(kind)
+        if magic != _MAGIC or known is None or not length or not count or end > len(content):
             return
         wanted = xxhash.xxh3_64_intdigest(body, len(body)) ^ xxhash.xxh3_64_intdigest(content[at : at + _GROUP.size])
         if _SUM.unpack_from(content, at + _GROUP.size)[0] != wanted:
             return
-        yield Group(Kind(kind), time_ms, [body[row : row + length] for row in range(0, len(body), length)])
+        yield Group(known, time_ms, [body[row : row + length] for row in range(0, len(body), length)])
         at = end
 
 

@@ -19,7 +19,7 @@ from millpond.config.sizes import explicit_quota_bytes
 from millpond.core import limits
 from millpond.core.clock import Clock, wall_clock
 from millpond.core.digest import Digest
-from millpond.core.errors import MillpondError, RefusedToStart
+from millpond.core.errors import RefusedToStart
 from millpond.disk.environment import heed
 from millpond.disk.group_writer import GroupWriter
 from millpond.names.backups import BackupDuty
@@ -231,8 +231,8 @@ def backups(parts: Parts) -> BackupDuty:
         try:
             yield
         finally:
-            with suppress(MillpondError):
-                parts.index_writer.run(lambda txn: parts.space.give_back(txn, size_bytes))
+            parts.index_writer.submit_lazily(lambda txn: parts.space.give_back(txn, size_bytes), insist=True)
+            parts.index_writer.flush()
 
     return BackupDuty(parts.names, Path(parts.layout.backup), clock=parts.clock, hold_room=holding)
 

@@ -33,7 +33,7 @@ class SmallDisk:
             image = place / "image"
             with image.open("wb") as file:
                 file.truncate(size_mib * MIB)
-            run(f"mkfs.{kind}", "-q", "-F", image)
+            run(f"mkfs.{kind}", "-q", "-f" if kind == "xfs" else "-F", image)
             run("mount", "-o", f"loop,{options}", image, self.path)
 
     def fill(self) -> None:

@@ -6,6 +6,7 @@ have got alone: when a group fails, each of it is done again by itself, so work 
 """
 
 import contextlib
+import functools
 import threading
 import time
 from collections import deque
@@ -55,10 +56,13 @@ class Writing(Protocol):
 class Work:
     """A job that is only a function of a transaction."""
 
-    def __init__(self, apply: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
+    def __init__(
+        self, apply: Callable[[Transaction], Any], *, rows: int = ROWS, failed: Callable[[], None] | None = None
+    ) -> None:
         self.outcome: Outcome[Any] = Outcome()
         self.apply = apply
         self.rows = rows
+        self._failed = failed
 
     def prepare(self) -> None:
         """Nothing."""
@@ -67,7 +71,9 @@ class Work:
         """Nothing."""
 
     def failed(self) -> None:
-        """Nothing."""
+        """Have it done again, perhaps."""
+        if self._failed is not None:
+            self._failed()
 
 
 class GroupWriter:
@@ -97,7 +103,7 @@ class GroupWriter:
         self._door = threading.Lock()
         self._closed = False
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
-        self._lazy: deque[tuple[Callable[[Transaction], Any], int]] = deque()
+        self._lazy: deque[tuple[Callable[[Transaction], Any], int, bool]] = deque()
         # A daemon: what was acknowledged is safe, so an exit without close() loses nothing and must not hang.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -114,9 +120,12 @@ class GroupWriter:
             self._waiting.put(job)
         return job.outcome
 
-    def submit_lazily(self, work: Callable[[Transaction], Any], *, rows: int = ROWS) -> None:
-        """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went."""
-        self._lazy.append((work, rows))
+    def submit_lazily(self, work: Callable[[Transaction], Any], *, rows: int = ROWS, insist: bool = False) -> None:
+        """Have ``work`` done together with the next job, or at the next :meth:`flush`; nobody learns how it went.
+
+        With ``insist`` it is done again until it went well.
+        """
+        self._lazy.append((work, rows, insist))
 
     def flush(self) -> None:
         """See to it that lazy work is done soon."""
@@ -167,8 +176,9 @@ class GroupWriter:
         ready = [job for job in group if self._prepared(job)]
         taken = 0
         while self._lazy and (not taken or taken + self._lazy[0][1] <= rows_left):
-            work, rows = self._lazy.popleft()
-            ready.append(Work(work, rows=rows))
+            lazy = self._lazy.popleft()
+            work, rows, insist = lazy
+            ready.append(Work(work, rows=rows, failed=functools.partial(self._lazy.append, lazy) if insist else None))
             taken += rows
         self._commit(ready)
 

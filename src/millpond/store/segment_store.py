@@ -33,9 +33,10 @@ from millpond.store.segments.beginning import TakeNumbers
 from millpond.store.segments.durability import Durability, Look
 from millpond.store.segments.files import SegmentFiles
 from millpond.store.segments.lookup import SegmentLookup
+from millpond.store.segments.put_job import PutJob
 from millpond.store.segments.sealing import Sealer
 from millpond.store.segments.spool import SpooledUpload, Uploads
-from millpond.store.segments.writer import PutJob, SegmentWriter
+from millpond.store.segments.writer import SegmentWriter
 from millpond.store.uses.counts import Counts
 from millpond.store.uses.touch_log import Kind, TouchLog, encoded_bytes
 

@@ -3,6 +3,9 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +142,51 @@ def test_where_no_longer_name_fits_a_segment_goes_all_the_same(
     assert leaving.departing.collect() == 64 * KIB
 
 
+def uncounted_bytes(leaving: Leaving) -> int:
+    return sum(path.stat().st_blocks * 512 for path in leaving.files()) - leaving.charged_bytes
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "no")
+
+
+def test_one_that_could_neither_be_renamed_nor_removed_is_charged_until_it_can(
+    leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving.segment(7)
+    with monkeypatch.context() as patch:
+        patch.setattr(departing_module.os, "rename", refuse)
+        patch.setattr(departing_module.os, "unlink", refuse)
+        with pytest.raises(OSError, match="no"):
+            leaving.depart(7)
+    leaving.depart(7)
+    assert uncounted_bytes(leaving) <= 0
+    assert not leaving.files()
+
+
+def test_one_that_could_not_be_removed_is_at_the_next_look(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving.segment(7)
+    with monkeypatch.context() as patch:
+        patch.setattr(departing_module.os, "unlink", refuse)
+        with pytest.raises(OSError, match="no"):
+            leaving.depart(7)
+    leaving.departing.take_over()
+    assert leaving.departing.collect() == 0
+    assert (leaving.files(), leaving.charged_bytes) == ([], 0)
+
+
+def test_whoever_opens_one_that_is_going_does_not_end_us(leaving: Leaving) -> None:
+    """A copy that is just being made of the repository, say. The lease is there, and nobody has closed the file yet."""
+    path = leaving.segment(7)
+    going = departing_module._Leaving(str(path), os.open(path, os.O_RDONLY))
+    assert going.is_only_ours()
+    opener = subprocess.Popen([sys.executable, "-c", "import sys; print(len(open(sys.argv[1], 'rb').read()))", path])
+    time.sleep(0.5)
+    assert opener.poll() is None, "it waits"
+    os.close(going.descriptor)
+    assert opener.wait(30) == 0
+
+
 def test_at_the_end_readers_get_a_moment_and_the_rest_is_left_to_a_successor(leaving: Leaving) -> None:
     path = leaving.segment(1)
     with path.open():
@@ -171,4 +219,4 @@ def test_where_there_are_no_leases_a_moment_must_do(leaving: Leaving, monkeypatc
 
 
 def _constants() -> dict[str, int]:
-    return {"F_SETLEASE": fcntl.F_SETLEASE, "F_WRLCK": fcntl.F_WRLCK}
+    return {"F_SETLEASE": fcntl.F_SETLEASE, "F_WRLCK": fcntl.F_WRLCK, "F_SETSIG": fcntl.F_SETSIG}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from millpond.disk import locks
+from millpond.disk.blocks import ROWS
 from millpond.store.index import Index, SegmentState
 from millpond.store.room.space import Space
 from millpond.store.segments.format import Damaged
@@ -75,7 +76,21 @@ class Abandoned:
                 with suppress(FileNotFoundError):
                     if time.time() - os.stat(path).st_mtime > _LEFT_ALONE_SECONDS:
                         self._take(number, path)
+        self._free_what_is_gone()
         return _ABANDONED_SECONDS
+
+    def _free_what_is_gone(self) -> None:
+        """What is charged, and neither listed nor there: somebody was killed, or could not list it, and removed it."""
+        with self._index.reading() as txn:
+            gone = [
+                number
+                for number in self._space.charges(txn)
+                if self._index.segment(txn, number) is None and not os.path.exists(self._space.segment_path(number))
+            ]
+        if gone:
+            with self._index.writing(rows=ROWS + len(gone)) as txn:
+                for number in gone:  # numbers are never used again (I9)
+                    self._space.free(txn, number)
 
     def _take(self, number: int, path: str) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -87,8 +102,6 @@ class Abandoned:
         if row is None:
             os.unlink(path)
             os.close(descriptor)
-            with self._index.writing() as txn:
-                self._space.free(txn, number)
             log.info("segment %08x was never finished and is removed", number)
         elif row.state is SegmentState.OPEN:
             try:

@@ -137,6 +137,8 @@ class Forwarder:
                 with self._index.writing(rows=len(some)) as txn:
                     pointed |= self._point(txn, some)
             with self._index.writing() as txn:
+                for segment in self._open:  # also where nobody points to what was copied last
+                    self._space.takes(txn, segment.header.number, segment_cost(segment.end, len(segment.records)))
                 self._space.give_back(txn, self._claimed_bytes)
             self._claimed_bytes = 0
         except BaseException:

@@ -22,6 +22,7 @@ import lmdb
 from millpond.core.errors import RefusedToStart
 from millpond.disk import locks
 from millpond.disk.files import sync_directory
+from millpond.disk.preallocation import take_no_more_than_is_written
 from millpond.store.care.purge import holes
 from millpond.store.index import Index
 from millpond.store.repository import filesystem
@@ -207,8 +208,10 @@ def starting(layout: Layout) -> Iterator[None]:
 
 
 def _open(layout: Layout, explicit_quota: QuotaBytes) -> OpenRepository:
+    take_no_more_than_is_written(layout.root)
     for directory in layout.directories:
         os.makedirs(directory, exist_ok=True)
+        take_no_more_than_is_written(directory)
     if not os.path.exists(layout.refusals) or os.path.getsize(layout.refusals) < FILE_BYTES:
         Path(layout.refusals).write_bytes(bytes(FILE_BYTES))
     descriptor = locks.open_lock_file(layout.open_lock)

@@ -12,6 +12,7 @@ predecessor ended.
 import errno
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +38,9 @@ class _Leaving:
 
     def is_only_ours(self) -> bool:
         try:
+            # Who opens a file on which we have a lease is told to wait, and we are told of it, by SIGIO, which would end us;
+            # by this signal if we like, which does nothing. It waits until we have closed the file, which is soon.
+            fcntl.fcntl(self.descriptor, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except OSError as failure:
             if failure.errno == errno.EAGAIN:
@@ -83,10 +87,13 @@ class Departing:
         except OSError:  # the disk is so full that a longer name needs a block it does not have
             self._know(number, path)
             os.unlink(path)
+            return
         self._know(number, departed)
 
     def _know(self, number: int, path: str) -> None:
-        if number not in self._leaving:
+        if number in self._leaving:
+            self._leaving[number].path = path
+        else:
             with suppress(FileNotFoundError):
                 self._leaving[number] = _Leaving(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
@@ -95,9 +102,11 @@ class Departing:
         gone = [number for number, file in self._leaving.items() if file.is_only_ours()]
         for number in gone:
             file = self._leaving.pop(number)
-            with suppress(FileNotFoundError):
-                os.unlink(file.path)
-            os.close(file.descriptor)  # the last one: its blocks return
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(file.path)
+            finally:
+                os.close(file.descriptor)  # the last one: its blocks return; and the lease, or our next open breaks it
         return self._free(gone)
 
     def take_over(self) -> int:

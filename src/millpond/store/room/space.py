@@ -170,7 +170,7 @@ class Space:
                 raise NoSpace(f"the cache has no room for {size_bytes} bytes beside the uploads that are under way")
         if not self.keeper_lives():
             self._must_fit(txn, size_bytes - kept)
-        self._ledger.add(txn, _ANNOUNCED + self._me, size_bytes - kept)
+        self._ledger.add(txn, _ANNOUNCED + self._me, max(0, size_bytes - kept))
         return kept
 
     def _fits_beside_uploads(self, txn: Transaction, size_bytes: int) -> bool:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from millpond.core.digest import Digest
 from millpond.store.repository.layout import Layout
-from millpond.store.room.costs import SEGMENT_EXTRA_BYTES
+from millpond.store.room.costs import INDEX_BYTES, SEGMENT_EXTRA_BYTES
 from millpond.store.room.space import Space
 from millpond.store.room.taken import Taken
 from millpond.store.segments.format import FOOTER_ENTRY_BYTES, record_bytes
-from millpond.store.segments.writer import INDEX_BYTES
 
 _NAME_BYTES = 192 << 10
 """What a name and the notes of its use may add to the databases and logs: these get their blocks ahead, some at once."""

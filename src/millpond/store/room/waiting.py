@@ -74,7 +74,7 @@ class Wish:
             if self._refused_by_disk >= _DISK_TRIES:
                 return False
             outlook = self._room.outlook()
-            if self._size_bytes <= outlook.left_bytes:
+            if self._size_bytes <= outlook.left_bytes and time.monotonic() <= self._ends:
                 return True
             held = outlook.held if outlook.held_ns >= self._begun_ns else None
             if held is not None or self._upkeep_stays_away(outlook):
@@ -184,8 +184,8 @@ class Room:
                     if self.outlook().left_bytes >= size_bytes:
                         return True
             finally:
-                with self._index.writing() as txn:
-                    self.space.want(txn, -size_bytes)
+                self._index_writer.submit_lazily(lambda txn: self.space.want(txn, -size_bytes), insist=True)
+                self._index_writer.flush()
         return False
 
     def admit(self, admit: Callable[[Transaction], T]) -> T:
@@ -234,8 +234,10 @@ class Room:
             yield wish
         finally:
             if said:
-                with suppress(MillpondError):
+                try:
                     self._index_writer.run(lambda txn: self.space.want(txn, -size_bytes))
+                except MillpondError:  # upkeep would make room for it as long as we live
+                    self._index_writer.submit_lazily(lambda txn: self.space.want(txn, -size_bytes), insist=True)
 
 
 def refusal(quota_bytes: int, held: Held | None) -> NoSpace:

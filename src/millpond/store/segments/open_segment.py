@@ -72,6 +72,13 @@ class OpenSegment:
             self.records.pop()
         os.ftruncate(self.descriptor, self.end)
 
+    def cut(self, end: int) -> None:
+        """Forget what lies behind ``end``."""
+        self.end = end
+        while self.records and self.records[-1].offset >= end:
+            self.records.pop()
+        os.ftruncate(self.descriptor, end)
+
     def discard(self) -> None:
         """Remove a segment of which nothing will be listed."""
         os.close(self.descriptor)

@@ -77,7 +77,8 @@ class Sealer:
         except OSError as failure:
             self.suspect(number, failure)
         else:
-            self._change(number, lambda row: row._replace(synced_to=max(row.synced_to, end)))
+            # No further than it is listed: what was not is cut off one day, and what follows there then was not synced.
+            self._change(number, lambda row: row._replace(synced_to=max(row.synced_to, min(end, row.end))))
         finally:
             os.close(descriptor)
 
@@ -92,6 +93,9 @@ class Sealer:
             self.suspect(number, failure)
         else:
             state = SegmentState.SEALED if sealed else SegmentState.OPEN
+            os.ftruncate(
+                segment.descriptor, os.fstat(segment.descriptor).st_size
+            )  # gives back what lies behind its end
             taken = os.fstat(segment.descriptor).st_blocks * BLOCK_BYTES if sealed else None
             self._change(number, lambda row: row._replace(state=state, end=end, synced_to=end), taken_bytes=taken)
         finally:

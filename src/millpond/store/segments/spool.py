@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -117,8 +118,9 @@ class Uploads:
             os.ftruncate(descriptor, _DATA_AT + offset if offset else 0)
             return SpooledUpload(self, descriptor, name, row, digest, offset, claimed_bytes=kept, whole_bytes=whole)
         except BaseException:
-            self.index_writer.run(
-                lambda txn: self.space.end_upload(txn, row, announced_bytes=whole - kept, kept_bytes=kept)
+            self.index_writer.submit_lazily(
+                lambda txn: self.space.end_upload(txn, row, announced_bytes=max(0, whole - kept), kept_bytes=kept),
+                insist=True,
             )
             raise
 
@@ -171,6 +173,7 @@ class SpooledUpload:
         self._descriptor = descriptor
         self._path = os.path.join(uploads.directory, name)
         self._goes_on = "-" not in name
+        self._is_shared = uploads.writer.fits_in_shared(digest)  # now, because room is set aside for that
         self._row = row
         self._digest = digest
         self._claimed_bytes = claimed_bytes
@@ -180,8 +183,7 @@ class SpooledUpload:
         self._table = bytearray()
         self._chunk_hash = xxhash.xxh3_64(seed=self._header.seed)
         self._committed = 0
-        self._written_back = 0
-        self._ended = False
+        self._ended = self._is_copied = False
         self._take_in(offset)
         self._close = weakref.finalize(self, os.close, descriptor)  # last: what fails here leaves it to the caller
 
@@ -265,7 +267,7 @@ class SpooledUpload:
         except MillpondError:
             # The disk is full, say: its room comes back with the next transaction that goes through, and then, when
             # nobody knows of us any more, the file is closed. Whoever went on with it before would lose its own room.
-            self._uploads.index_writer.submit_lazily(lambda txn: self._let_go(txn, kept_bytes))
+            self._uploads.index_writer.submit_lazily(lambda txn: self._let_go(txn, kept_bytes), insist=True)
         else:
             self._close()  # and only now may another stream go on
 
@@ -283,7 +285,7 @@ class SpooledUpload:
         return os.fstat(self._descriptor).st_blocks * BLOCK_BYTES
 
     def _let_go(self, txn: Transaction, kept_bytes: int) -> None:
-        left = self._whole_bytes - self._claimed_bytes
+        left = max(0, self._whole_bytes - self._claimed_bytes)
         self._uploads.space.end_upload(txn, self._row, announced_bytes=left, kept_bytes=kept_bytes)
 
     def _take_in(self, offset: int) -> None:
@@ -318,9 +320,14 @@ class SpooledUpload:
         if uploads.writer.holds(digest):
             os.unlink(self._path)
             return None
-        if uploads.writer.fits_in_shared(digest):
+        if self._is_shared and uploads.writer.fits_in_shared(digest):
             placed = uploads.writer.append_file(self._descriptor, _DATA_AT, digest)
-            os.unlink(self._path)
+            self._is_copied = True
+            try:
+                os.unlink(self._path)
+            except OSError:
+                self.ended([placed])
+                raise
             return placed
         header = SegmentHeader(uploads.writer.next_number(), self._header.created_ms, self._header.secret)
         table = bytes(self._table)
@@ -340,6 +347,12 @@ class SpooledUpload:
         if placed is not None:
             self._uploads.writer.list_placed(txn, [placed])
         self._let_go(txn, 0)
+
+    def ended(self, unlisted: Sequence[Placed]) -> None:
+        """Its copy is listed, but for this."""
+        if self._is_copied:
+            self._is_copied = False
+            self._uploads.writer.ended(unlisted)
 
 
 class _WholeSegment:
@@ -371,10 +384,12 @@ class _SpoolJob:
         self._upload.listed(txn, self._placed)
 
     def committed(self) -> None:
-        """Nothing: what was set aside for the upload went with the listing."""
+        """What was set aside for the upload went with the listing."""
+        self._upload.ended([])
 
     def failed(self) -> None:
-        """Nothing: the upload is abandoned, and what became of its file with it."""
+        """The upload is abandoned, and what became of its file with it; a copy is cut off."""
+        self._upload.ended([] if self._placed is None else [self._placed])
 
 
 def _file_name(session: str) -> str:

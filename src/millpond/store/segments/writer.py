@@ -9,19 +9,17 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from millpond.core import limits
 from millpond.core.clock import Clock
 from millpond.core.digest import Digest
-from millpond.core.errors import NoSpace, NotReady
-from millpond.core.outcome import Outcome
+from millpond.core.errors import MillpondError, NoSpace, NotReady
 from millpond.disk import locks
-from millpond.disk.blocks import ROWS
 from millpond.disk.group_writer import Transaction
 from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.interface import Bytes
-from millpond.store.room.costs import SEGMENT_EXTRA_BYTES, segment_cost
+from millpond.store.room.costs import INDEX_BYTES, SEGMENT_EXTRA_BYTES, cost_of_blobs, segment_cost
 from millpond.store.room.space import Space
 from millpond.store.segments.beginning import NewSegments, TakeNumbers
 from millpond.store.segments.files import segment_name
@@ -41,8 +39,6 @@ from millpond.store.segments.sealing import Sealer
 
 log = logging.getLogger(__name__)
 _ADOPT_AT_MOST = 8
-INDEX_BYTES = 256
-"""What the index may grow by for one blob: its entry twice over, for pages are half empty after they were split."""
 
 
 class Placed(NamedTuple):
@@ -86,6 +82,10 @@ class SegmentWriter:
         self._new = NewSegments(directory, take_numbers, clock)
         self._current: OpenSegment | None = None
         self._claimed_bytes = self._under_way_bytes = 0
+        self._under_way = 0
+        """Jobs that have appended something which is not listed yet."""
+        self._unlisted: set[int] = set()
+        """Segments with records that will not be listed."""
         self._segment_bytes = space.segment_bytes
 
     # -- in prepare() -----------------------------------------------------------------------------------------------
@@ -118,10 +118,12 @@ class SegmentWriter:
                 self._current.flush()
                 self._sealer.sync_ahead(self._current)
         except BaseException:
+            self._unlisted |= {one.entry.segment for one in placed}
             if self._current is not None:
                 self._current.drop()
-            self._remove(placed)
+            self._remove_unlisted()
             raise
+        self._under_way += 1
         room_bytes = self.room_for(fresh)
         self._under_way_bytes += room_bytes  # others of the same transaction must not rely on it
         return Appended(placed, refused, room_bytes)
@@ -165,15 +167,8 @@ class SegmentWriter:
         return fitting, rest
 
     def room_for(self, digests: Iterable[Digest]) -> int:
-        """The most that appending these may take: records, footers, new segments, and what the index may grow by."""
-        sizes = [record_bytes(digest.size_bytes) for digest in digests]
-        if not sizes:
-            return 0
-        segment_bytes = self._space.segment_bytes
-        own = [size for size in sizes if size * 4 > segment_bytes] if max(sizes) * 4 > segment_bytes else []
-        shared_bytes = sum(sizes) - sum(own)
-        segments = len(own) + 1 + -(-shared_bytes * 4 // (3 * segment_bytes))  # each is filled to 3/4
-        return sum(sizes) + segments * SEGMENT_EXTRA_BYTES + len(sizes) * (FOOTER_ENTRY_BYTES + INDEX_BYTES)
+        """The most that appending these may take."""
+        return cost_of_blobs([digest.size_bytes for digest in digests], self._space.segment_bytes)
 
     def room_for_file(self, digest: Digest) -> int:
         """The most that an upload's file may take and, where its blob shares a segment, the copy of it."""
@@ -210,6 +205,7 @@ class SegmentWriter:
             raise
         entry = segment.added(Record(digest.key, begin, digest.size_bytes, table_checksum(bytes(table), seed)))
         self._sealer.sync_ahead(segment)
+        self._under_way += 1
         return _placed(digest, entry, segment)
 
     def next_number(self) -> int:
@@ -242,11 +238,36 @@ class SegmentWriter:
                 self._space.claim(txn, ahead)
         self._claimed_bytes += ahead
 
-    def _remove(self, placed: Sequence[Placed]) -> None:
-        """Remove segments that hold nothing else; the rest is covered by what follows it, or cut off."""
-        for number in [one.entry.segment for one in placed if one.alone]:
-            with suppress(OSError):
-                os.unlink(os.path.join(self._directory, segment_name(number)))
+    def _remove_unlisted(self) -> None:
+        """Cut off what was appended and will not be listed, as soon as nothing is under way that may be listed behind it.
+
+        Such a segment is left: what is being synced of it may yet say that more of it is durable.
+        """
+        if self._under_way or not self._unlisted:
+            return
+        with suppress(OSError, MillpondError):  # else with what comes next
+            with self._index.reading() as txn:
+                rows = {number: self._index.segment(txn, number) for number in self._unlisted}
+            for number, row in rows.items():
+                left = self._current if self._current and self._current.header.number == number else None
+                if row is None:
+                    with suppress(FileNotFoundError):
+                        os.unlink(os.path.join(self._directory, segment_name(number)))
+                if left is not None:
+                    self._current = None
+                    self._let_go(left, row)
+                self._unlisted.discard(number)
+
+    def _let_go(self, segment: OpenSegment, row: SegmentRow | None) -> None:
+        if row is None:
+            os.close(segment.descriptor)
+            return
+        try:
+            segment.cut(row.end)
+        except OSError:
+            os.close(segment.descriptor)
+            raise
+        self._sealer.seal(segment)
 
     # -- in apply() -------------------------------------------------------------------------------------------------
 
@@ -290,11 +311,18 @@ class SegmentWriter:
         """The transaction is through."""
         self._claimed_bytes -= size_bytes
         self._under_way_bytes -= appended.room_bytes
+        self.ended([])
 
     def forsake(self, appended: Appended) -> None:
         """There will be none: it is not listed."""
         self._under_way_bytes -= appended.room_bytes
-        self._remove(appended.placed)
+        self.ended(appended.placed)
+
+    def ended(self, unlisted: Sequence[Placed]) -> None:
+        """What one job appended is listed, but for this."""
+        self._under_way -= 1
+        self._unlisted |= {one.entry.segment for one in unlisted}
+        self._remove_unlisted()
 
     # -- segments ---------------------------------------------------------------------------------------------------
 
@@ -368,33 +396,3 @@ class SegmentWriter:
 
 def _placed(digest: Digest, entry: Entry, segment: OpenSegment) -> Placed:
     return Placed(digest, entry, segment_cost(segment.end, len(segment.records)))
-
-
-class PutJob:
-    """A batch of verified blobs on its way in."""
-
-    def __init__(self, writer: SegmentWriter, blobs: Sequence[tuple[Digest, Bytes]]) -> None:
-        self.outcome: Outcome[Any] = Outcome()
-        self.rows = ROWS + len(blobs)
-        self._writer = writer
-        self._blobs = blobs
-        self._appended = Appended([], {}, 0)
-        self._spent_bytes = 0
-
-    def prepare(self) -> None:
-        """Append."""
-        self._appended = self._writer.append(self._blobs)
-
-    def apply(self, txn: Transaction) -> dict[Digest, NoSpace]:
-        """List; those for which there was no room."""
-        self._spent_bytes = self._writer.list_placed(txn, self._appended.placed)
-        self._writer.spend(txn, self._spent_bytes)
-        return self._appended.refused
-
-    def committed(self) -> None:
-        """Account."""
-        self._writer.spent(self._spent_bytes, self._appended)
-
-    def failed(self) -> None:
-        """Remove what nobody will list."""
-        self._writer.forsake(self._appended)

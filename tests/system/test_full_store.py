@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +32,7 @@ TINY_QUOTA = "300K"
 QUOTA_BYTES = 30 * MB
 SIZES = [3 * KB] * 20 + [40 * KB] * 10 + [300 * KB] * 2 + [4 * MB]
 """An artifact of 5 MB: small files, larger ones, and one that is streamed."""
+MANY_SIZES = [3 * KB] * 4 + [40 * KB] * 4 + [910 * KB] * 2
 SOON_SECONDS = 30
 
 
@@ -109,10 +110,10 @@ def watching(path: Path) -> Iterator[Watched]:
         watched.close()
 
 
-def push_many(server: Millpond, prefix: str, count: int) -> Artifacts:
+def push_many(server: Millpond, prefix: str, count: int, sizes: Sequence[int] = SIZES) -> Artifacts:
     artifacts = Artifacts(server.port)
     for number in range(count):
-        artifacts.push(f"{prefix} {number}", SIZES)
+        artifacts.push(f"{prefix} {number}", sizes)
     return artifacts
 
 
@@ -163,6 +164,20 @@ def test_df_never_passes_the_quota_however_much_is_written_and_read(
         assert watched.most_bytes >= 0.9 * QUOTA_BYTES
         assert first.is_whole("last")
         first.close()
+
+
+def test_df_never_passes_a_quota_of_which_a_hundred_times_was_written(
+    site: BuildSite, make_disk: Callable[..., SmallDisk]
+) -> None:
+    disk, quota_bytes, count = make_disk(kind="tmpfs", size_mib=100), 12 * MB, 310
+    with watching(disk.path) as watched:
+        server = site.server("--enable-push", "--quota", f"{quota_bytes}", "--reserve", "0", repo=disk.path / "repo")
+        with ThreadPoolExecutor(2) as pushing:
+            both = [pushing.submit(push_many, server, prefix, count, MANY_SIZES) for prefix in ("first", "second")]
+            assert 2 * count * sum(MANY_SIZES) > 100 * quota_bytes
+            for one in both:
+                one.result().close()
+        assert 0.9 * quota_bytes <= watched.most_bytes <= quota_bytes
 
 
 def test_a_quota_that_is_made_smaller_holds_for_those_who_run(site: BuildSite) -> None:

@@ -285,3 +285,12 @@ def test_a_batch_that_fails_half_way_leaves_no_segment(repository: Repository, m
         repository.store._writer.append([(Digest.of(large), large), (Digest.of(small), small)])
     left = [path for path in repository.segments() if path not in before]
     assert all(path.stat().st_size < MIB for path in left)
+
+
+def test_no_more_of_a_segment_counts_as_synced_than_is_listed(repository: Repository) -> None:
+    """What was appended and never listed is cut off one day, and what is appended there then was not synced."""
+    repository.store.put_many([blob("listed")])
+    ((number, row),) = repository.rows().items()
+    descriptor = os.open(repository.segment(number), os.O_RDONLY)
+    repository.store._sealer._sync(number, descriptor, row.end + 1000)
+    assert repository.rows()[number].synced_to == row.end

@@ -7,15 +7,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import artifact, real_client, size, tables
-from benchmarks.bars import Bars, Finding
+from benchmarks.bars import Bars
 from benchmarks.messages import UnexpectedAnswer
 from benchmarks.results import Results, UnreadableResult
 from benchmarks.schedule import Plan, carry_out
-from benchmarks.servers import FULL_STORE, PROJECT, SERVERS, Peers, ServerUnavailable
+from benchmarks.servers import PROJECT, SERVERS, Peers, ServerUnavailable
 from benchmarks.workloads import WORKLOADS
 
 _FAILED, _CANNOT = 1, 2
@@ -88,8 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="compare with benchmarks/bars.toml; exit status 1 when the bars are not kept",
-        description="Compare a result with benchmarks/bars.toml. Without a file everything is measured first, and what"
-        " seems to miss its bar once more: then the medians of all samples count.",
+        description="Compare a result with benchmarks/bars.toml. Without a file everything is measured first.",
     )
     check.add_argument("result", type=Path, nargs="?", metavar="RESULT.json", help="a file that `run` wrote")
     _add_common(check)
@@ -160,21 +158,6 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _once_more(plan: Plan, doubtful: Iterable[Finding]) -> Plan:
-    """What these compare, and what must come before it in the same store."""
-    bars = [finding.bar for finding in doubtful]
-    names = {bar.workload for bar in bars}
-    if any(WORKLOADS[name].session == FULL_STORE for name in names):
-        names |= {name for name, workload in WORKLOADS.items() if workload.session == FULL_STORE}
-    servers = {name for bar in bars for name in (bar.server, bar.peer)}
-    return replace(
-        plan,
-        workloads=tuple(name for name in plan.workloads if name in names),
-        servers=tuple(kind for kind in plan.servers if kind.name in servers),
-        client=False,
-    )
-
-
 def _run(options: argparse.Namespace) -> int:
     measured = carry_out(_plan(options))
     path = measured.save(options.output)
@@ -188,11 +171,7 @@ def _check(options: argparse.Namespace) -> int:
         if measured.quick:
             raise UnreadableResult(f"{options.result} comes from a quick run, which proves nothing.")
     else:
-        plan = _plan(options)
-        measured = carry_out(plan)
-        if doubtful := [finding for finding in Bars.load().judge(measured).missed if finding.ratio is not None]:
-            print(f"{len(doubtful)} bars seem to be missed: what they compare is measured once more", file=sys.stderr)
-            measured.samples += carry_out(_once_more(plan, doubtful)).samples
+        measured = carry_out(_plan(options))
         print(f"\n{tables.summary(measured)}\n\nWritten to {measured.save()}\n")
     found = Bars.load().judge(measured)
     print(tables.verdict(found))

@@ -203,10 +203,6 @@ def govern_no_more(directory: str, governor: Governor) -> None:
         del _governors[os.path.abspath(directory)]
 
 
-def _directory_of(path: str) -> str:
-    return os.path.dirname(os.path.abspath(path))
-
-
 class Governed:
     """The write transactions of an environment that asks whoever governs its directory."""
 
@@ -214,7 +210,7 @@ class Governed:
         self.tables: Sequence[object] = ()
         self._environment = environment
         self._path = path
-        self._directory = _directory_of(path)
+        self._directory = os.path.dirname(os.path.abspath(path))
         self._blocks: Blocks | None = Blocks(environment, path)
         self._wanted_bytes = 0
 

@@ -442,3 +442,21 @@ def test_what_could_not_be_let_go_at_once_is_not_gone_on_with_before_it_is(
     again.write(DATA[MIB:])
     assert repository.uncounted_bytes() <= 0
     again.finish()
+
+
+@pytest.mark.parametrize("end", ["copied", "held already", "abandoned"])
+def test_what_is_removed_takes_nothing_although_it_is_still_open(repository: Repository, end: str) -> None:
+    """Its room is given away by the transaction, and its process may be stopped before it closes the file."""
+    if end == "held already":
+        repository.store.put_many([(Digest.of(SMALL), SMALL)])
+    stream = begin(repository, data=SMALL)
+    stream.write(SMALL)
+    descriptor = os.dup(stream._descriptor)
+    assert os.fstat(descriptor).st_blocks
+    if end == "abandoned":
+        stream.abandon()
+    else:
+        stream.finish()
+    assert os.fstat(descriptor).st_blocks == 0
+    os.close(descriptor)
+    assert spooled(repository) == []

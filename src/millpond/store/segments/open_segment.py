@@ -66,11 +66,8 @@ class OpenSegment:
 
     def drop(self) -> None:
         """Forget what is laid out and not wholly written; the file is cut back to what was there before."""
-        self.end -= sum(map(len, self._waiting))
-        self._waiting = []
-        while self.records and self.records[-1].offset >= self.end:
-            self.records.pop()
-        os.ftruncate(self.descriptor, self.end)
+        waiting, self._waiting = self._waiting, []
+        self.cut(self.end - sum(map(len, waiting)))
 
     def cut(self, end: int) -> None:
         """Forget what lies behind ``end``."""
@@ -83,6 +80,17 @@ class OpenSegment:
         """Remove a segment of which nothing will be listed."""
         os.close(self.descriptor)
         os.unlink(self.path)
+
+
+class WholeSegment:
+    """A segment that holds one blob and is complete."""
+
+    def __init__(self, descriptor: int, header: SegmentHeader, record: Record) -> None:
+        self.descriptor = descriptor
+        self.header = header
+        self.end = record.end
+        self.sync_begun = record.end
+        self.records = [record]
 
 
 def write_all(descriptor: int, buffers: Sequence[Bytes], offset: int) -> int:

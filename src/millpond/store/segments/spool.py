@@ -41,7 +41,7 @@ from millpond.store.segments.format import (
     record_header,
     table_checksum,
 )
-from millpond.store.segments.open_segment import write_all
+from millpond.store.segments.open_segment import WholeSegment, write_all
 from millpond.store.segments.sealing import Sealer
 from millpond.store.segments.writer import Placed, SegmentWriter
 
@@ -107,11 +107,11 @@ class Uploads:
 
     def _begin(self, descriptor: int, name: str, digest: Digest, offset: int) -> "SpooledUpload":
         # Of one whose process was killed while its blob was put away there are checksums behind the bytes.
-        kept_bytes = min(digest.size_bytes, os.fstat(descriptor).st_size - _DATA_AT)
+        status = os.fstat(descriptor)
+        kept_bytes = min(digest.size_bytes, status.st_size - _DATA_AT)
         if offset and kept_bytes != offset:
             raise _cannot_go_on(digest, offset)
         whole = self.writer.room_for_file(digest)
-        status = os.fstat(descriptor)
         row = holders.upload(name, status.st_ino)
         kept = self.room.admit(lambda txn: self.space.announce(txn, row, whole, is_new=not status.st_size))
         try:
@@ -273,13 +273,18 @@ class SpooledUpload:
 
     def _unlinked(self) -> bool:
         try:
-            os.unlink(self._path)
+            self._remove_file()
         except FileNotFoundError:
             pass
         except OSError as failure:
             log.warning("an upload that came to nothing could not be removed: %s", failure)
             return False
         return True
+
+    def _remove_file(self) -> None:
+        """Its blocks go at once, and not when it is closed: until then the ledger may have given their room to others."""
+        os.unlink(self._path)
+        os.ftruncate(self._descriptor, 0)
 
     def _taken_bytes(self) -> int:
         return os.fstat(self._descriptor).st_blocks * BLOCK_BYTES
@@ -318,13 +323,13 @@ class SpooledUpload:
         """Turn the spool file into a segment, or copy it into the current one; None where the blob is held by now."""
         uploads, digest = self._uploads, self._digest
         if uploads.writer.holds(digest):
-            os.unlink(self._path)
+            self._remove_file()
             return None
         if self._is_shared and uploads.writer.fits_in_shared(digest):
             placed = uploads.writer.append_file(self._descriptor, _DATA_AT, digest)
             self._is_copied = True
             try:
-                os.unlink(self._path)
+                self._remove_file()
             except OSError:
                 self.ended([placed])
                 raise
@@ -338,7 +343,7 @@ class SpooledUpload:
         os.rename(self._path, path)
         self._path = path  # where it is removed if it cannot be listed
         record = Record(digest.key, SEGMENT_HEADER_BYTES, digest.size_bytes, table_checksum(table, header.seed))
-        uploads.sealer.seal(_WholeSegment(os.dup(self._descriptor), header, record))
+        uploads.sealer.seal(WholeSegment(os.dup(self._descriptor), header, record))
         entry = Entry(header.number, record.offset, record.size_bytes, record.checksum)
         return Placed(digest, entry, segment_cost(record.end, 1))
 
@@ -353,17 +358,6 @@ class SpooledUpload:
         if self._is_copied:
             self._is_copied = False
             self._uploads.writer.ended(unlisted)
-
-
-class _WholeSegment:
-    """A segment that holds one blob and is complete."""
-
-    def __init__(self, descriptor: int, header: SegmentHeader, record: Record) -> None:
-        self.descriptor = descriptor
-        self.header = header
-        self.end = record.end
-        self.sync_begun = record.end
-        self.records = [record]
 
 
 class _SpoolJob:

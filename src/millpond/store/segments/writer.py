@@ -48,8 +48,6 @@ class Placed(NamedTuple):
     entry: Entry
     cost_bytes: int
     """What its segment takes with it, once that has its footer."""
-    alone: bool = False
-    """Whether it has a segment of its own."""
 
 
 class Appended(NamedTuple):
@@ -108,10 +106,9 @@ class SegmentWriter:
         try:
             for digest, data in fresh.items():
                 segment = self._segment_for(record_bytes(digest.size_bytes))
-                alone = segment is not self._current
-                placed.append(_placed(digest, segment.add(digest, data), segment)._replace(alone=alone))
+                placed.append(_placed(digest, segment.add(digest, data), segment))
                 touched.add(segment)
-                if alone:
+                if segment is not self._current:
                     self._complete(segment)
             if self._current in touched:
                 assert self._current is not None
@@ -279,7 +276,7 @@ class SegmentWriter:
         index = self._index
         rows: dict[int, SegmentRow] = {}
         costs: dict[int, int] = {}
-        for digest, entry, cost_bytes, _ in placed:
+        for digest, entry, cost_bytes in placed:
             costs[entry.segment] = max(cost_bytes, costs.get(entry.segment, 0))
             row = rows.get(entry.segment) or index.segment(txn, entry.segment) or SegmentRow(SegmentState.OPEN, 0)
             if not row.holds:

@@ -4,6 +4,7 @@
 lots again.
 """
 
+import itertools
 import os
 import secrets
 import signal
@@ -74,12 +75,13 @@ def test_the_watch_accuses_nobody_of_files_that_were_not_there_at_one_time(tmp_p
     watch = Watch(ledger, repo, quota_bytes=1 << 20)
     watch.start()
     try:
-        end = time.monotonic() + 2
+        end, names = time.monotonic() + 2, itertools.count()
         while time.monotonic() < end:
             for directory in ("a", "b"):
-                (repo / directory / "file").write_bytes(bytes(1 << 19))
+                file = repo / directory / f"file {next(names)}"
+                file.write_bytes(bytes(1 << 19))
                 time.sleep(0.01)
-                (repo / directory / "file").unlink()
+                file.unlink()
     finally:
         watch.stop()
     assert not ledger.findings

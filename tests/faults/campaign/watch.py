@@ -109,18 +109,19 @@ class _Looking:
         first, second = self._look(), self._look()
         taken: Counter[str] = Counter()
         for inode in first.keys() & second.keys():
-            where, size_bytes = second[inode]
-            taken[where] += min(size_bytes, first[inode][1])
+            (where, path, size_bytes), (_, path_before, size_before) = second[inode], first[inode]
+            if path == path_before:  # an inode is soon used again; a name is not, but for an upload's
+                taken[where] += min(size_bytes, size_before)
         return taken
 
-    def _look(self) -> Mapping[int, tuple[str, int]]:
-        """Where each inode is and what it takes. A file that is renamed meanwhile is still one inode."""
-        seen: dict[int, tuple[str, int]] = {}
+    def _look(self) -> Mapping[int, tuple[str, str, int]]:
+        """Where each inode is, under which path, and what it takes. One that is renamed during a look is still one."""
+        seen: dict[int, tuple[str, str, int]] = {}
         for entry in os.scandir(self._repo) if self._repo.exists() else ():
-            for status in _statuses(Path(entry.path)):
-                seen[status.st_ino] = (entry.name, status.st_blocks * 512)
-        for status in _removed_and_open(str(self._repo)):
-            seen[status.st_ino] = ("removed and still open", status.st_blocks * 512)
+            for path, status in _statuses(Path(entry.path)):
+                seen[status.st_ino] = (entry.name, str(path), status.st_blocks * 512)
+        for target, status in _removed_and_open(str(self._repo)):
+            seen[status.st_ino] = ("removed and still open", target, status.st_blocks * 512)
         return seen
 
     def used_twice(self) -> Iterator[int]:
@@ -142,16 +143,16 @@ class _Looking:
         return len(self._secrets)
 
 
-def _statuses(path: Path) -> Iterator[os.stat_result]:
+def _statuses(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Of a file, or of a directory and all in it."""
     with suppress(FileNotFoundError):
-        yield os.lstat(path)
+        yield path, os.lstat(path)
     with suppress(FileNotFoundError, NotADirectoryError):
         for entry in os.scandir(path):
             yield from _statuses(Path(entry.path))
 
 
-def _removed_and_open(below: str) -> Iterator[os.stat_result]:
+def _removed_and_open(below: str) -> Iterator[tuple[str, os.stat_result]]:
     """What processes of ours, and of nobody else, hold open below a directory and has no name any more."""
     for process in filter(str.isdigit, os.listdir("/proc")):
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
@@ -159,9 +160,9 @@ def _removed_and_open(below: str) -> Iterator[os.stat_result]:
                 yield from _deleted_files(process, below)
 
 
-def _deleted_files(process: str, below: str) -> Iterator[os.stat_result]:
+def _deleted_files(process: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
     for entry in os.scandir(f"/proc/{process}/fd"):
         with suppress(FileNotFoundError, ProcessLookupError):
             target = os.readlink(entry.path)
             if target.startswith(below) and target.endswith(" (deleted)"):
-                yield os.stat(entry.path)
+                yield target, os.stat(entry.path)

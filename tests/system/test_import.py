@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from system.bst_client import Remote
 from system.build_site import BuildSite
 from system.millpond_command import millpond
-from system.old_clients import ARTIFACTS, BASE, Made, OldClient, Release, expected
+from system.old_clients import ARTIFACTS, BASE, Made, OldClient, Release, despite_hangs, expected
 from system.old_servers import OldServer
 from system.project_maker import GREETING
 from system.server_process import Millpond
@@ -106,6 +106,7 @@ def assert_all_is_served(server: Millpond, old: Path) -> int:
     ("release", "puller"),
     [("1.6.9", "1.6.9"), ("1.6.9", "1.4.3"), ("1.4.3", "1.6.9"), ("1.2.8", "1.2.8"), ("1.1.7", "1.1.7")],
 )
+@despite_hangs
 def test_a_team_of_buildstream_1_moves_in_with_all_it_has(site: BuildSite, release: str, puller: str) -> None:
     old = old_server(site, Release(release))
     client = site.old_client(Release(release), artifacts=[Remote(url=old.url, push=True)])

@@ -116,7 +116,8 @@ def _whole(cache: Cache, name: Name, binding: Binding, now_ms: int, *, wait: boo
     if cache.closures.intact(name.row, binding.stamp, wait=wait):
         return True
     try:
-        _, footprint = _held_and_durable(cache, name.namespace, name.key, binding, wait=wait)
+        # Not leased: no push would end that, and half of a small cache could not go for an hour.
+        _, footprint = _held_and_durable(cache, name.namespace, name.key, binding, leases=False, wait=wait)
     except (IncompleteClosure, BlobNotFound, InvalidRequest, TooMuch):
         return False
     cache.closures.remember([KnownClosure(name.row, binding.stamp, footprint, now_ms)])
@@ -219,14 +220,14 @@ def _settled(
     key = next((name.key for name in names if not name.key.startswith(ARTIFACT_URN)), names[0].key)
     for _ in range(_TRIES):
         try:
-            return _held_and_durable(cache, names[0].namespace, key, request, wait=wait)
+            return _held_and_durable(cache, names[0].namespace, key, request, leases=True, wait=wait)
         except BlobNotFound as gone:
             why = str(gone)
     raise IncompleteClosure(why)
 
 
 def _held_and_durable(
-    cache: Cache, namespace: Namespace, key: str, referring: closure.Referring, *, wait: bool
+    cache: Cache, namespace: Namespace, key: str, referring: closure.Referring, *, leases: bool, wait: bool
 ) -> tuple[closure.Closure, Footprint]:
     """Walk, promise and settle.
 
@@ -236,7 +237,7 @@ def _held_and_durable(
     footprints: list[Footprint | None] = []
 
     def promise(digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
-        promised = cache.closures.promise(digests, wait=wait)
+        promised = cache.closures.promise(digests, leases=leases, wait=wait)
         footprints.append(promised.footprint)
         return promised.missing
 

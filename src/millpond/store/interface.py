@@ -140,9 +140,10 @@ class Closures(Protocol):
 
         """
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
-        """Which of a closure are not held; when all are, they are promised until the push is through.
+    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:
+        """Which of a closure are not held; when all are, they are promised.
 
+        With ``leases`` until the push is through that names them; without, as what was used a moment ago: by a fetch.
         Unlike :meth:`BlobStore.find_missing` it is no client who is told that they are held, so no lease of a client
         depends on it. And what is left of a broken closure is not promised: it would stay in the place of whole ones.
         """

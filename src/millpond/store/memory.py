@@ -122,11 +122,17 @@ class MemoryStore:
             if kept:
                 self._uploads[session] = kept
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
-        """As :meth:`find_missing`, but all or nothing."""
+    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:  # noqa: ARG002
+        """All or nothing."""
+        wanted = [digest for digest in dict.fromkeys(digests) if digest != EMPTY]
         with self._lock:
-            missing = [digest for digest in dict.fromkeys(digests) if digest != EMPTY and digest not in self._blobs]
-        return Promised(missing or self.find_missing(digests, wait=wait), None)
+            missing = [digest for digest in wanted if digest not in self._blobs]
+            if not missing and leases:
+                self._lease(wanted)
+            elif not missing:
+                for digest in wanted:
+                    self._blobs[digest].used_ms = self._clock()
+        return Promised(missing, None)
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Memory is as durable as this store gets; only look."""

@@ -54,7 +54,7 @@ class ReadOnlyStore:
         """No upload was ever begun."""
         return 0
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
+    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:  # noqa: ARG002
         """As :meth:`find_missing`."""
         return Promised(self.find_missing(digests, wait=wait), None)
 

@@ -252,7 +252,7 @@ class SegmentStore:
 
     # -- Closures ---------------------------------------------------------------------------------------------------
 
-    def promise(self, digests: Sequence[Digest], *, wait: bool = True) -> Promised:
+    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:
         """All of it or nothing."""
         digests = [digest for digest in digests if digest != EMPTY]
         if not digests:
@@ -262,7 +262,7 @@ class SegmentStore:
             seen = self._durability.look(digests)
             return seen, () if seen.missing else [digest[0] for digest in digests]
 
-        seen = self._noted(Kind.WALKED, look, wait=wait)
+        seen = self._noted(Kind.WALKED if leases else Kind.USED, look, wait=wait)
         return Promised(seen.missing, seen.footprint)
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:

@@ -16,7 +16,7 @@ from millpond.names.memory import MemoryNames
 from millpond.services import assets
 from millpond.services.assets import AssetPush
 from millpond.services.cache import Cache
-from millpond.store.interface import Footprint, KnownClosure
+from millpond.store.interface import Footprint, KnownClosure, Promised
 from millpond.store.memory import MemoryStore
 
 NOW_MS = 1_700_000_000_000
@@ -32,9 +32,9 @@ class Spy(MemoryStore):
         self.settled: set[Digest] = set()
         self.fails: Exception | None = None
 
-    def find_missing(self, digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
-        self.said.append("promise")
-        return super().find_missing(digests, wait=wait)
+    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:
+        self.said.append("promise" if leases else "use")
+        return super().promise(digests, leases=leases, wait=wait)
 
     def settle(self, digests: Sequence[Digest], **options: Any) -> Footprint:
         self.said.append("settle")

@@ -10,12 +10,13 @@ from unit.store.repositories import noise
 from unit.store.upkept import Time, Upkept, upkept
 
 from millpond.core.digest import Digest
-from millpond.core.errors import IncompleteClosure, NameNotFound
+from millpond.core.errors import IncompleteClosure, NameNotFound, NoSpace
 from millpond.core.names import Namespace
 from millpond.services import assets
 from millpond.store.care.quarantine import quarantine
 from millpond.store.eviction import counting
 from millpond.store.eviction.evicted import Evicted, last_eviction
+from millpond.store.eviction.forwarding import Forwarder
 from millpond.store.eviction.sweeping import Sweeper
 from millpond.store.room.spare import Spare
 from millpond.store.segments.format import record_bytes
@@ -95,6 +96,41 @@ def test_leases_end_with_their_push(small: Upkept, time: Time) -> None:
     small.push("third", artifact(5))
     assert small.is_whole(first)
     assert not small.is_whole(second)
+
+
+def test_a_fetch_that_walks_leases_nothing(small: Upkept, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that does not: it is a use. A lease would last for an hour, for no push ends it."""
+    first = small.push("first", artifact(5))
+    time.passes(ms=1)
+    monkeypatch.setattr(small.store, "intact", lambda *_, **__: False)  # as right after a push, say
+    small.fetch("first")
+    for number in range(5):
+        time.passes(ms=1)
+        small.push(f"more {number}", artifact(5))
+    assert not small.is_whole(first)
+
+
+def test_where_no_copy_finds_room_a_segment_goes_of_which_nothing_must_be_kept(
+    small: Upkept, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leased and cold blobs alternate in what is oldest, and what is younger is cold as a whole."""
+    mixed = small.put([10_000] * 1000, "mixed")
+    request = assets.AssetPush(["cold"], mixed[0], blobs=mixed[::2])
+    assets.push(small.cache, "", Namespace.ASSET_BLOB, request, pushed_by="")
+    time.passes(ms=1)
+    young = small.push("young", artifact(6))
+    time.passes(ms=1)
+
+    def no_room(*_: object) -> None:
+        raise NoSpace
+
+    monkeypatch.setattr(Forwarder, "copy", no_room)
+    refusals: list[None] = []
+    monkeypatch.setattr(small.eviction, "_say_what_is_in_the_way", lambda: refusals.append(None))
+    small.push("pushed", artifact(6))
+    assert not refusals
+    assert small.is_whole(mixed[1::2])
+    assert not small.is_whole(young)
 
 
 def test_what_is_fetched_all_the_time_stays_though_pins_and_leases_leave_little_that_may_go(

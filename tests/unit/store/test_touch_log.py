@@ -350,15 +350,18 @@ def test_the_store_notes_what_it_promises_and_serves(tmp_path: Path) -> None:
     stream.finish()
     assert noted(Kind.LEASED) == [digest.key] * 4
     # What is left of a broken closure is not kept in the place of whole ones.
-    assert store.promise([digest, never]).missing == [never]
+    assert store.promise([digest, never], leases=True).missing == [never]
     assert noted(Kind.WALKED) == []
-    assert store.promise([digest]) == ([], None)
+    assert store.promise([digest], leases=True) == ([], None)
     assert noted(Kind.WALKED) == [digest.key]
     assert noted(Kind.USED) == []
-    store.read_many([digest, never])
+    assert store.promise([digest], leases=False) == ([], None)
+    assert noted(Kind.WALKED) == [digest.key]
     assert noted(Kind.USED) == [digest.key]
-    store.open(digest)
+    store.read_many([digest, never])
     assert noted(Kind.USED) == [digest.key] * 2
+    store.open(digest)
+    assert noted(Kind.USED) == [digest.key] * 3
     store.holds_any([digest])
     footprint = store.settle([digest])
     store.remember([KnownClosure(b"n" * 32, b"s" * 16, footprint, 5)])

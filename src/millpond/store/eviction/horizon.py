@@ -170,7 +170,14 @@ class Horizon:
         self._segments[number] = segment
         self._cold.add(segment.times, segment.units)
 
-    def plan(self, to_free_bytes: int, *, slack_bytes: int = 0, patient: bool = False) -> Plan:
+    def plan(
+        self,
+        to_free_bytes: int,
+        *,
+        slack_bytes: int = 0,
+        patient: bool = False,
+        copied_per_freed: float = COPIED_PER_FREED,
+    ) -> Plan:
         """The segments whose eviction frees ``to_free_bytes``, the cheapest first; fewer where there are no more.
 
         ``slack_bytes``: the horizon may lie so much higher than it must. What writers in turns have stored in several
@@ -180,7 +187,7 @@ class Horizon:
         wanted = to_free_bytes
         while True:
             horizon_ms = self._cold.horizon(wanted, slack_bytes)
-            plan = self.plan_below(horizon_ms, to_free_bytes)
+            plan = self.plan_below(horizon_ms, to_free_bytes, copied_per_freed=copied_per_freed)
             if not plan.short_bytes or horizon_ms >= EVERYTHING_MS:
                 return plan
             if patient and plan.unsealed_bytes >= plan.short_bytes:

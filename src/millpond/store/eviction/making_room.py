@@ -46,6 +46,8 @@ _COLD_SHARE = 5
 """What goes before its time is at most one part in so many of what may go at all."""
 _EXACT_BELOW_BYTES = 256 * limits.MIB
 _APPLY_ROUNDS = 8
+_HARDLY_COPIED = 0.01
+"""Per byte freed, as a census counts, which rounds: nothing at all."""
 
 
 class ApplyNames(Protocol):
@@ -199,12 +201,13 @@ class Eviction:
                 break
         self._sweeper.remove()
         if lacked_room and not freed and not len(self._departing):
-            return self._make_room_without_copying(plan, touches)
+            return self._make_room_without_copying(to_free, touches)
         return freed
 
-    def _make_room_without_copying(self, plan: Plan, touches: TouchReader) -> int:
+    def _make_room_without_copying(self, to_free: int, touches: TouchReader) -> int:
         """Let a segment go with what is young in it: databases have taken the room for copies."""
-        rule = self._rule(self._clock())._replace(copied_per_freed=0.0)
+        plan = self._counting.last.plan(to_free, copied_per_freed=_HARDLY_COPIED)
+        rule = self._rule(plan.horizon_ms)._replace(copied_per_freed=0.0)
         for victim in plan.victims:
             if (swept := self._sweep(victim.number, rule, touches)).end is End.GONE:
                 self._sweeper.remove()

@@ -55,7 +55,7 @@ class Kind(IntEnum):
     """What happened. Values are part of the format."""
 
     USED = 1
-    """Blobs were read."""
+    """Blobs were read, or found by a fetch that walked its closure."""
     LEASED = 2
     """Blobs were reported present or uploaded: keep them for the push that will name them (I8)."""
     NAME_USED = 3
@@ -64,7 +64,7 @@ class Kind(IntEnum):
     """A name was bound: the leases of its closure end. Rows are ``Name.row`` and, since when its blobs are promised, in
     ms (8 bytes, little-endian)."""
     WALKED = 7
-    """Blobs of a name were found to be held: leased as by LEASED, until the name is bound, and no client's grant."""
+    """Blobs that a push names were found to be held: leased as by LEASED, until the name is bound, and no client's grant."""
     NAME_WALKED = 6
     """A name was answered after its closure was walked: as NAME_BOUND, but no lease ends."""
     COUNTED = 5

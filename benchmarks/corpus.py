@@ -112,7 +112,7 @@ class Corpus:
         return list(_packed(self._small))
 
     def filling(self, label: str, size_bytes: int) -> list[Batch]:
-        """About ``size_bytes`` of blobs that nobody else stores. Made anew for each turn: too much to keep."""
+        """About ``size_bytes`` of blobs that nobody else stores. Made anew for each server: too much to keep."""
         rng = random.Random(f"{SEED}-{label}")
         sizes = blob_sizes(rng, size_bytes // MEAN_BLOB_BYTES)
         return list(_packed((Digest.of(data), data) for data in map(rng.randbytes, sizes)))
@@ -165,7 +165,7 @@ class Corpus:
 
     @cached_property
     def uploads(self) -> list[tuple[Digest, list[bytes]]]:
-        """The large blobs as the messages of their uploads. Kept, so that no server's turn begins with a cold one."""
+        """The large blobs as the messages of their uploads. Kept, so that no server begins with a cold one."""
         uploads = []
         for number in range(self.scale.large_blobs):
             data = random.Random(f"{SEED}-large-{number}").randbytes(self.scale.large_blob_bytes)

@@ -50,18 +50,23 @@ class Timed:
     answers: list[Any]
 
 
-class Generator:
-    """An event loop and open connections to one server."""
+def generator_loop() -> asyncio.Runner:
+    """The event loop that the generators of several servers share; only one of them works at a time."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
-    def __init__(self, address: str, keys: Keys | None = None) -> None:
-        """With ``keys``: over TLS, with a client certificate."""
+
+class Generator:
+    """Open connections to one server."""
+
+    def __init__(self, address: str, keys: Keys | None, runner: asyncio.Runner) -> None:
+        """With ``keys``: over TLS, with a client certificate. ``runner``: see :func:`generator_loop`."""
         self._address = address
         self._credentials = keys and grpc.ssl_channel_credentials(
             root_certificates=keys.server_cert.read_bytes(),
             private_key=keys.client_key.read_bytes(),
             certificate_chain=keys.client_cert.read_bytes(),
         )
-        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._runner = runner
         self._channels: list[grpc.aio.Channel] = []
 
     def __enter__(self) -> Generator:
@@ -70,7 +75,6 @@ class Generator:
 
     def __exit__(self, *_: object) -> None:
         self._run(self._disconnect())
-        self._runner.close()
 
     def unary(self, method: str, requests: Sequence[bytes], *, in_flight: int) -> Timed:
         """One answer per request."""

@@ -1,8 +1,9 @@
-"""Who is measured when: every server in turn, again and again, each time on a fresh store.
+"""Who is measured when: every server in turn, again and again, in each round on a fresh store.
 
-A *turn* is one server doing all workloads of one session. Turns alternate (A B C A B C ...), so that whatever changes on the
-machine in the course of a run meets everybody. A turn that somebody else disturbed is taken once more, and of each workload the
-sample with the fewest strangers counts: the choice looks at the CPU time of others, never at the rate.
+In a *round* all servers of one session are up, each on its own store. One workload after the other is measured on each of
+them in turn, so what is compared lies seconds apart, whatever the machine does in the course of a run; who begins changes
+from round to round. Servers that somebody else disturbed do the round once more, and of each workload the sample with the
+fewest strangers counts: the choice looks at the CPU time of others, never at the rate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import facts, real_client, results
 from benchmarks.corpus import FULL, QUICK, Corpus
-from benchmarks.load import Generator
+from benchmarks.load import Generator, generator_loop
 from benchmarks.measure import Sample
 from benchmarks.processes import MachineClock
 from benchmarks.results import Results
@@ -33,7 +35,8 @@ _QUIET_SHARE = 0.05
 _QUIET_SECONDS = 0.5
 
 
-Turn = Callable[[], Iterator[Sample]]
+Round = Callable[[Sequence[ServerKind]], Iterator[Sample]]
+"""What it measures on these servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,62 +69,78 @@ def carry_out(plan: Plan) -> Results:
             machine=facts.machine(scratch),
             versions=facts.versions(plan.peers),
         )
-        for turn in chain(_generated_turns(plan, scratch), _client_turns(plan, scratch)):
-            measured.samples += _undisturbed(turn, plan)
+        for taken, servers in chain(_generated_rounds(plan, scratch), _client_rounds(plan, scratch)):
+            measured.samples += _undisturbed(taken, servers, plan)
     return measured
 
 
-def _generated_turns(plan: Plan, scratch: Path) -> Iterator[Turn]:
+def _generated_rounds(plan: Plan, scratch: Path) -> Iterator[tuple[Round, Sequence[ServerKind]]]:
     corpus = Corpus(QUICK if plan.quick else FULL)
     chosen = [WORKLOADS[name] for name in plan.workloads]
     for group in dict.fromkeys(workload.session for workload in chosen):
         members = [workload for workload in chosen if workload.session == group]
         taking_part = [kind for kind in plan.servers if kind.takes_part_in(group)]
-        for run, kind in product(range(1, plan.runs + 1), taking_part):
-            yield partial(_generated_turn, plan, scratch, corpus, kind, members, run)
+        for run in range(1, plan.runs + 1):
+            first = run % len(taking_part) if taking_part else 0
+            servers = taking_part[first:] + taking_part[:first]
+            yield partial(_generated_round, plan, scratch, corpus, members, run), servers
 
 
-def _generated_turn(
-    plan: Plan, scratch: Path, corpus: Corpus, kind: ServerKind, workloads: list[Workload], run: int
+def _generated_round(
+    plan: Plan, scratch: Path, corpus: Corpus, workloads: list[Workload], run: int, kinds: Sequence[ServerKind]
 ) -> Iterator[Sample]:
-    with running(kind, plan.peers, scratch) as server, Generator(server.address, server.keys) as load:
-        session = Session(server, load, corpus)
-        for workload in workloads:
-            if workload.name not in kind.cannot:
+    with ExitStack() as up:
+        runner = up.enter_context(generator_loop())
+        sessions = []
+        for kind in kinds:
+            server = up.enter_context(running(kind, plan.peers, scratch))
+            load = up.enter_context(Generator(server.address, server.keys, runner))
+            sessions.append(Session(server, load, corpus))
+        for workload, session in product(workloads, sessions):
+            if workload.name not in session.server.kind.cannot:
+                # What one server left in the page cache as dirty pages must not be written while the next is measured.
+                os.sync()
                 yield workload.sample(session, run)
 
 
-def _client_turns(plan: Plan, scratch: Path) -> Iterator[Turn]:
+def _client_rounds(plan: Plan, scratch: Path) -> Iterator[tuple[Round, Sequence[ServerKind]]]:
     if not plan.client:
         return
     print("preparing the artifact that bst pushes and pulls", file=sys.stderr)
     client = real_client.Client.prepare(plan.peers, scratch / "client", QUICK if plan.quick else FULL)
     servers = [kind for kind in plan.servers if kind.name in _CLIENT_SERVERS]
-    for run, kind in product(range(1, plan.runs + 1), servers):
-        yield partial(_client_turn, plan, scratch, client, kind, run)
+    for run in range(1, plan.runs + 1):
+        yield partial(_client_round, plan, scratch, client, run), servers
 
 
-def _client_turn(plan: Plan, scratch: Path, client: real_client.Client, kind: ServerKind, run: int) -> Iterator[Sample]:
-    with running(kind, plan.peers, scratch) as server:
-        yield client.push(server, run)
-        yield client.pull(server, run)
+def _client_round(
+    plan: Plan, scratch: Path, client: real_client.Client, run: int, kinds: Sequence[ServerKind]
+) -> Iterator[Sample]:
+    for kind in kinds:
+        with running(kind, plan.peers, scratch) as server:
+            yield client.push(server, run)
+            yield client.pull(server, run)
 
 
-def _undisturbed(turn: Turn, plan: Plan) -> list[Sample]:
-    """The samples of ``turn``, taken when the machine was quiet, if it ever was."""
-    samples = _taken(turn, plan)
-    if plan.patience_seconds and any(sample.disturbed for sample in samples):
-        print("this turn was disturbed and is taken once more", file=sys.stderr)
-        again = _taken(turn, plan)
-        samples = [min(pair, key=lambda sample: sample.strangers_share) for pair in zip(samples, again, strict=True)]
+def _undisturbed(taken: Round, servers: Sequence[ServerKind], plan: Plan) -> list[Sample]:
+    """The samples of a round, taken when the machine was quiet, if it ever was."""
+    samples = _taken(taken(servers), len(servers), plan)
+    disturbed = {sample.server for sample in samples if sample.disturbed}
+    if plan.patience_seconds and disturbed:
+        print(f"disturbed, and measured once more: {', '.join(sorted(disturbed))}", file=sys.stderr)
+        once_more = [kind for kind in servers if kind.name in disturbed]
+        again = {(one.workload, one.server): one for one in _taken(taken(once_more), len(once_more), plan)}
+        samples = [
+            min(sample, again.get((sample.workload, sample.server), sample), key=lambda one: one.strangers_share)
+            for sample in samples
+        ]
     return samples
 
 
-def _taken(turn: Turn, plan: Plan) -> list[Sample]:
-    """All samples of ``turn``, each after a quiet moment, as long as the turn's patience lasts."""
+def _taken(upcoming: Iterator[Sample], servers: int, plan: Plan) -> list[Sample]:
+    """All samples of a round, each after a quiet moment, as long as there is patience."""
     samples: list[Sample] = []
-    patience_seconds = plan.patience_seconds
-    upcoming = turn()
+    patience_seconds = plan.patience_seconds * servers
     while True:
         patience_seconds -= _await_quiet(patience_seconds)
         if (sample := next(upcoming, None)) is None:

@@ -260,7 +260,7 @@ def running(kind: ServerKind, peers: Peers, scratch: Path) -> Iterator[RunningSe
             status = processes.stop(process, grace_seconds=STOP_SECONDS)
         if status != kind.farewell:
             raise ServerUnavailable(f"{kind.title} ended with status {status}:\n{_tail(log)}")
-    # What the store left in the page cache as dirty pages must not be written during the next server's turn.
+    # What the store left in the page cache as dirty pages must not be written while the next is measured.
     os.sync()
 
 

@@ -27,7 +27,7 @@ import grpc
 
 from benchmarks import facts, messages, processes
 from benchmarks.big_repository import BigRepository, content, uri
-from benchmarks.load import CONNECTIONS, Generator
+from benchmarks.load import CONNECTIONS, Generator, generator_loop
 from benchmarks.messages import Digest, UnexpectedAnswer
 from benchmarks.servers import PROJECT, STOP_SECONDS, ServerUnavailable
 from millpond.store.index import Index
@@ -269,7 +269,7 @@ def _memory(server: Server, repository: BigRepository, measured: Measured) -> No
         return [_digest(chance.randrange(repository.blobs)) for _ in range(count)]
 
     fresh = iter(range(10**12, 10**13))
-    with Generator(server.address) as load:
+    with generator_loop() as runner, Generator(server.address, None, runner) as load:
         questions = [messages.find_missing_blobs(some(DIGESTS)) for _ in range(20)]
         load.unary(messages.FIND_MISSING_BLOBS, (questions * (CALLS // 20))[:CALLS], in_flight=2 * CONNECTIONS)
         kinds: list[tuple[str, Callable[[], bytes]]] = [

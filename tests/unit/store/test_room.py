@@ -115,6 +115,33 @@ def test_who_waits_is_seen_and_gets_the_room_that_is_made(scene: Scene) -> None:
     assert scene.space.pressure().claimed_bytes == 20 * MIB
 
 
+def test_names_wait_for_room_that_is_made_also_where_that_cannot_be_said(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.keep()
+    refused = threading.Event()
+
+    def no_room(*_: object) -> None:
+        refused.set()
+        raise NoSpace
+
+    monkeypatch.setattr(scene.space, "want", no_room)
+    coming = scene.threads.submit(scene.room.comes, 8 * MIB)
+    assert refused.wait(10)
+    assert not coming.done()
+    scene.do(lambda txn: scene.space.takes(txn, 1, 50 * MIB))
+    assert coming.result(10)
+
+
+def test_names_are_told_at_once_when_nothing_can_go(scene: Scene) -> None:
+    scene.keep()
+    coming = scene.threads.submit(scene.room.comes, 8 * MIB)
+    assert soon(lambda: scene.wanted == 8 * MIB)
+    scene.do(lambda txn: scene.space.cannot_free(txn, Held(1, 2, 3)))
+    assert coming.result(2) is False
+    assert soon(lambda: scene.wanted == 0)
+
+
 def test_two_who_wait_are_both_seen_and_the_second_waits_on_where_only_one_fits(scene: Scene) -> None:
     scene.keep()
     first, second = scene.begin(60 * MIB), scene.begin(60 * MIB)

@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.01
 _QUEUE_SECONDS = 0.05
 _PLACES = 4
 _FULL_SECONDS = 1.0
-_NAMES_SECONDS = 3.0
+_NAMES_SECONDS = 10.0
 NEVER = -1.0
 _DISK_TRIES = 6
 """A disk that refuses what the ledger allows (a user's quota on it, say) is asked so often, twice as long apart each time."""
@@ -175,18 +175,25 @@ class Room:
         """
         if not self.may_come():
             return False
-        until = time.monotonic() + _NAMES_SECONDS
+        begun_ns, until = time.monotonic_ns(), time.monotonic() + _NAMES_SECONDS
+        said = False
+        # As in :meth:`wish`: where it cannot be said, room may come all the same.
         with suppress(MillpondError, lmdb.Error):
             with self._index.writing() as txn:
                 self.space.want(txn, size_bytes)
-            try:
-                while not self.closing.wait(_LOOK_SECONDS) and time.monotonic() < until:
-                    if self.outlook().left_bytes >= size_bytes:
-                        return True
-            finally:
+            said = True
+        try:
+            while not self.closing.wait(_LOOK_SECONDS) and time.monotonic() < until:
+                outlook = self.outlook()
+                if outlook.left_bytes >= size_bytes:
+                    return True
+                if outlook.held is not None and outlook.held_ns >= begun_ns:
+                    return False
+            return False
+        finally:
+            if said:
                 self._index_writer.submit_lazily(lambda txn: self.space.want(txn, -size_bytes), insist=True)
                 self._index_writer.flush()
-        return False
 
     def admit(self, admit: Callable[[Transaction], T]) -> T:
         """Have an upload admitted, waiting for others to end where all of them do not fit at once.

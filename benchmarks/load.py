@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import grpc
 import uvloop
 
-from benchmarks import messages
+from benchmarks import messages, processes
 from benchmarks.keys import Keys
 
 CONNECTIONS = 4
@@ -58,9 +58,15 @@ def generator_loop() -> asyncio.Runner:
 class Generator:
     """Open connections to one server."""
 
-    def __init__(self, address: str, keys: Keys | None, runner: asyncio.Runner) -> None:
-        """With ``keys``: over TLS, with a client certificate. ``runner``: see :func:`generator_loop`."""
+    def __init__(
+        self, address: str, keys: Keys | None, runner: asyncio.Runner, *, pid: int = 0, workers: int = 1
+    ) -> None:
+        """With ``keys``: over TLS, with a client certificate. ``runner``: see :func:`generator_loop`.
+
+        ``pid``, ``workers``: of the server; each of several workers gets as many of the connections as the others.
+        """
         self._address = address
+        self._pid, self._workers = pid, workers
         self._credentials = keys and grpc.ssl_channel_credentials(
             root_certificates=keys.server_cert.read_bytes(),
             private_key=keys.client_key.read_bytes(),
@@ -160,9 +166,28 @@ class Generator:
         return grpc.aio.secure_channel(self._address, self._credentials, options=_OPTIONS)
 
     async def _connect(self) -> None:
-        self._channels = [self._channel() for _ in range(CONNECTIONS)]
-        for channel in self._channels:
+        owners: list[int] = []
+        while len(self._channels) < CONNECTIONS:
+            channel, owner = await self._connected()
+            placed = len(owners)
+            is_next = owner not in owners if placed < self._workers else owner == owners[placed - self._workers]
+            if is_next:
+                self._channels.append(channel)
+                owners.append(owner)
+            else:  # which worker it meets is a hash of its port: another one meets another
+                await channel.close()
+
+    async def _connected(self) -> tuple[grpc.aio.Channel, int]:
+        """A connection and the process that has it; of a server of one worker it is not asked."""
+        channel = self._channel()
+        if self._workers == 1:
             await channel.channel_ready()
+            return channel, self._pid
+        port = int(self._address.rpartition(":")[2])
+        before = processes.connections(self._pid, port)
+        await channel.channel_ready()
+        ((owner, _),) = processes.connections(self._pid, port) - before
+        return channel, owner
 
     async def _disconnect(self) -> None:
         for channel in self._channels:

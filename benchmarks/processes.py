@@ -6,6 +6,7 @@ compared is all of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PPID, _UTIME, _CSTIME = 1, 11, 14
 # Positions in the first line of /proc/stat: user nice system idle iowait irq softirq steal.
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
+# In the fourth column of /proc/net/tcp.
+_ESTABLISHED = "01"
 
 
 def _stat_fields(pid: int) -> list[str] | None:
@@ -47,6 +50,25 @@ def cpu_seconds(root: int) -> float:
         if fields := _stat_fields(pid):
             ticks += sum(int(value) for value in fields[_UTIME : _CSTIME + 1])
     return ticks / _TICKS_PER_SECOND
+
+
+def connections(root: int, port: int) -> set[tuple[int, int]]:
+    """Who in the tree of ``root`` holds which connection to ``port`` of this machine: process and the client's port."""
+    clients: dict[str, int] = {}
+    with open("/proc/net/tcp", encoding="utf-8") as file:
+        for row in file.readlines()[1:]:
+            fields = row.split()
+            local, remote, state, inode = fields[1], fields[2], fields[3], fields[9]
+            if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
+                clients[f"socket:[{inode}]"] = int(remote.rpartition(":")[2], 16)
+    found = set()
+    for pid in tree(root):
+        with contextlib.suppress(OSError):  # it has just ended
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if (client := clients.get(os.readlink(descriptor.path))) is not None:
+                        found.add((pid, client))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

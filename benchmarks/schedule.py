@@ -94,7 +94,9 @@ def _generated_round(
         sessions = []
         for kind in kinds:
             server = up.enter_context(running(kind, plan.peers, scratch))
-            load = up.enter_context(Generator(server.address, server.keys, runner))
+            load = up.enter_context(
+                Generator(server.address, server.keys, runner, pid=server.pid, workers=kind.workers)
+            )
             sessions.append(Session(server, load, corpus))
         for workload, session in product(workloads, sessions):
             if workload.name not in session.server.kind.cannot:

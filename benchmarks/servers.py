@@ -120,6 +120,8 @@ class ServerKind:
     quota_bytes: int | None = None
     # How it ends on SIGTERM.
     farewell: int = 0
+    # Processes that share its port.
+    workers: int = 1
 
     def takes_part_in(self, session: str) -> bool:
         return session == self.session if self.session else session not in OF_THEIR_OWN
@@ -170,7 +172,7 @@ SERVERS = {
     kind.name: kind
     for kind in (
         ServerKind("millpond-1", "Millpond, 1 worker", _millpond(1)),
-        ServerKind("millpond-2", "Millpond, 2 workers", _millpond(2)),
+        ServerKind("millpond-2", "Millpond, 2 workers", _millpond(2), workers=2),
         ServerKind("casd", "buildbox-casd, its defaults", _casd, announces=False),
         ServerKind("upstream", "BuildStream's in-process server", _upstream),
         ServerKind(
@@ -178,6 +180,7 @@ SERVERS = {
             "Millpond, 2 workers, a small quota",
             _millpond(2, "--quota", str(SMALL_QUOTA_BYTES)),
             session=FULL_STORE,
+            workers=2,
             quota_bytes=SMALL_QUOTA_BYTES,
         ),
         ServerKind(
@@ -185,6 +188,7 @@ SERVERS = {
             "Millpond, 2 workers, a quota that is never reached",
             _millpond(2, "--quota", str(LARGE_QUOTA_BYTES)),
             session=FULL_STORE,
+            workers=2,
             quota_bytes=LARGE_QUOTA_BYTES,
         ),
         ServerKind(
@@ -204,7 +208,7 @@ SERVERS = {
             farewell=-signal.SIGTERM,
         ),
         ServerKind("millpond-1-tls", "Millpond, 1 worker, mutual TLS", _millpond_tls(1), session=TLS),
-        ServerKind("millpond-2-tls", "Millpond, 2 workers, mutual TLS", _millpond_tls(2), session=TLS),
+        ServerKind("millpond-2-tls", "Millpond, 2 workers, mutual TLS", _millpond_tls(2), session=TLS, workers=2),
         ServerKind(
             "bst-1-tls",
             "BuildStream 1's bst-artifact-server, mutual TLS",

@@ -139,7 +139,7 @@ def parts(
 def eviction(parts: Parts, opened: ExitStack) -> Eviction:
     """Eviction as a duty, or for a command that holds ``upkeep.lock``."""
     layout, index, space = parts.layout, parts.index, parts.space
-    departing = Departing(layout.segments, space, parts.index_writer)
+    departing = Departing(layout.segments, space, index)
     opened.callback(departing.close)
     promises = PromiseLock(layout.promise_lock)
     opened.callback(promises.close)

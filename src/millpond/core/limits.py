@@ -346,7 +346,7 @@ def growth_bytes(quota_bytes: int) -> int:
 
 def rows_at_once(quota_bytes: int) -> int:
     """How many rows one transaction changes at most in a repository with this quota: each may need three new pages."""
-    share = 64 if quota_bytes >= SMALL_QUOTA_BYTES else 256
+    share = 32 if quota_bytes >= SMALL_QUOTA_BYTES else 256
     return max(ROWS_MIN, min(ROWS_MAX, quota_bytes // share // (3 * 4096)))
 
 

@@ -145,7 +145,7 @@ class Blocks:
             lacking = self._lacking(txn, tables, rows, pages)
         if lacking <= ahead:
             # What is not needed any more is left to others; in a large cache, what no transaction needs any more.
-            much = max(2 * _STEP_PAGES, 4 * step_bytes // self._page_bytes)
+            much = max(2 * _STEP_PAGES, 8 * step_bytes // self._page_bytes)
             if ahead - lacking > much and step >= _LARGE_STEP_PAGES:
                 lacking = self._lacking(txn, tables, most_rows, pages)
             if ahead - lacking <= much:

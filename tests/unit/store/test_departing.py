@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from unit.store.test_room import Scene
 
-from millpond.core.errors import NotReady
 from millpond.store.room import departing as departing_module
 from millpond.store.room.departing import Departing
 
@@ -27,7 +27,7 @@ class Leaving(Scene):
         super().__init__(path)
         self.do(lambda txn: self.space.free(txn, 1))
         self.directory = os.path.dirname(self.space.segment_path(1))
-        self.departing = Departing(self.directory, self.space, self.writer)
+        self.departing = Departing(self.directory, self.space, self.index)
 
     def segment(self, number: int) -> Path:
         path = Path(self.space.segment_path(number))
@@ -102,7 +102,7 @@ def test_a_successor_goes_on_waiting_for_whoever_still_reads(leaving: Leaving) -
     descriptor = os.open(paths[0], os.O_RDONLY)
     leaving.depart(1)
     os.close(leaving.departing._leaving.pop(1).descriptor)  # here the process was killed
-    successor = Departing(leaving.directory, leaving.space, leaving.writer)
+    successor = Departing(leaving.directory, leaving.space, leaving.index)
     assert successor.take_over() == 0
     assert (leaving.charged_bytes, leaving.going()) == (2 * 64 * KIB, [1])
     os.close(descriptor)
@@ -116,7 +116,7 @@ def test_a_successor_frees_what_is_gone_and_leaves_alone_what_has_its_name(leavi
     gone, there = leaving.segment(1), leaving.segment(2)
     leaving.do(lambda txn: [leaving.space.going(txn, number) for number in (1, 2)])
     gone.unlink()  # and here the process died
-    successor = Departing(leaving.directory, leaving.space, leaving.writer)
+    successor = Departing(leaving.directory, leaving.space, leaving.index)
     assert successor.take_over() == 64 * KIB
     assert there.exists()
     assert leaving.going() == [2]
@@ -193,15 +193,19 @@ def test_at_the_end_readers_get_a_moment_and_the_rest_is_left_to_a_successor(lea
         leaving.depart(1)
         leaving.departing.close()
         assert leaving.charged_bytes == 64 * KIB
-    successor = Departing(leaving.directory, leaving.space, leaving.writer)
+    successor = Departing(leaving.directory, leaving.space, leaving.index)
     assert successor.take_over() == 64 * KIB
     assert not leaving.files()
 
 
-def test_nothing_goes_that_the_ledger_could_not_be_told_of(leaving: Leaving) -> None:
+def test_nothing_goes_that_the_ledger_could_not_be_told_of(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
     path = leaving.segment(1)
-    leaving.writer.close()
-    with pytest.raises(NotReady):
+
+    def refuse(**_: Any) -> None:
+        raise lmdb.DiskError("no space left on device")
+
+    monkeypatch.setattr(leaving.index, "writing", refuse)
+    with pytest.raises(lmdb.Error):
         leaving.depart(1)
     assert path.exists()
 

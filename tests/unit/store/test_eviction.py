@@ -14,7 +14,7 @@ from millpond.core.errors import IncompleteClosure, NameNotFound, NoSpace
 from millpond.core.names import Namespace
 from millpond.services import assets
 from millpond.store.care.quarantine import quarantine
-from millpond.store.eviction import counting
+from millpond.store.eviction import counting, making_room
 from millpond.store.eviction.evicted import Evicted, last_eviction
 from millpond.store.eviction.forwarding import Forwarder
 from millpond.store.eviction.sweeping import Sweeper
@@ -165,18 +165,25 @@ def test_what_is_written_all_the_time_goes_in_whole_segments_though_all_of_it_is
     assert evicted.copied_bytes <= evicted.freed_bytes // 50
 
 
-def test_room_that_is_needed_returns_before_more_goes_ahead_of_need(
-    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("somebody_waits", [True, False])
+def test_room_that_somebody_waits_for_returns_before_more_goes_ahead_of_need(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch, *, somebody_waits: bool
 ) -> None:
     with upkept(tmp_path / "repo", quota_bytes=270_000_000, clock=time) as large:
-        blobs = large.put([600_000] * 400, "old")
+        large.push("old", [600_000] * 300)
         time.passes(hours=2)
+        large.settled()
+        if somebody_waits:
+            large.parts.index_writer.run(lambda txn: large.space.want(txn, 5_000_000))
         steps: list[str] = []
         for name in ("sweep", "remove"):
             monkeypatch.setattr(Sweeper, name, _noted(getattr(Sweeper, name), name, steps))
-        large.put([600_000] * 50, "new")
-        assert not large.is_whole(blobs)
-    assert steps[:5] == ["sweep", "sweep", "remove", "sweep", "sweep"]  # two segments are needed at once
+        pressing = large.space.pressure()._replace(to_free_bytes=5_000_000)  # more than a segment
+        monkeypatch.setattr(large.space, "pressure", lambda: pressing)
+        assert large.eviction.run() == making_room._BUSY_SECONDS
+    at_once = steps.index("remove")
+    assert at_once == (2 if somebody_waits else steps.count("sweep"))
+    assert steps.count("sweep") > 3
 
 
 def test_where_room_runs_out_again_it_is_made_before_it_must(tmp_path: Path, time: Time) -> None:

@@ -238,6 +238,26 @@ def test_what_was_sealed_and_removed_since_is_known_after_an_update(stored: Stor
     assert census.blobs == 30
 
 
+def test_a_large_segment_that_was_sealed_since_counts_as_a_few_of_its_blobs_are_used(stored: Stored) -> None:
+    count = 400
+    census = stored.census()
+    mixed: list[tuple[str, int] | tuple[str, int, int]] = []
+    for i in range(count):  # a half is cold, a quarter leased, and a quarter young; what came together lies together
+        kind = i * 8 // count
+        mixed.append(
+            (f"{i}", NOW_MS - 30, NOW_MS + 9) if kind in (2, 3) else (f"{i}", NOW_MS - (50 if kind > 3 else 2))
+        )
+    stored.segment(1, mixed, with_records=True)
+    census.update(NOW_MS)
+    live_bytes = count * record_bytes(SIZE)
+    (victim,) = census.plan_below(NOW_MS - 40, 1).victims
+    assert victim.freed_bytes == pytest.approx(live_bytes / 2, rel=0.1)
+    assert census.leased_bytes == pytest.approx(live_bytes / 4, rel=0.1)
+    assert census.cold_bytes == pytest.approx(live_bytes * 3 / 4, rel=0.1)
+    exact = stored.census()
+    assert (exact.leased_bytes, exact.cold_bytes) == pytest.approx((live_bytes / 4, live_bytes * 3 / 4), rel=0.01)
+
+
 def test_what_is_being_written_is_as_old_as_its_segment_in_an_update(stored: Stored) -> None:
     census = stored.census()
     stored.segment(1, [(f"open{i}", NOW_MS - 10) for i in range(10)], state=SegmentState.OPEN, created_ms=NOW_MS - 500)

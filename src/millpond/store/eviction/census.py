@@ -11,7 +11,7 @@ segment (:meth:`Census.update`, :meth:`Census.refresh`), because another pass co
 
 import itertools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from millpond.store.eviction.horizon import EVERYTHING_MS, UNIT_BITS, UNIT_BYTES, Counted, Histogram, Horizon
@@ -22,6 +22,8 @@ from millpond.store.segments.rebuild import read_keys
 from millpond.store.uses.table import USE, Uses
 
 _ROWS_AT_ONCE = 20_000
+_SAMPLE = 32
+"""So many blobs stand for all of a segment that was sealed since. What goes of it is seen when it is looked at."""
 _PINNED = b"pinned"
 _PLAIN_BYTES = record_bytes(1) - 1
 """What a record takes beyond its blob; that of a blob above 1 MiB takes a little more."""
@@ -110,7 +112,8 @@ class Census(Horizon):
                 number: row
                 for number, row in rows.items()
                 if (known := self._segments.get(number)) is None or not known.is_sealed or row.suspect
-            }
+            },
+            roughly=True,
         )
         for number, row in rows.items():
             known = self._segments.get(number)
@@ -128,7 +131,7 @@ class Census(Horizon):
         self._count_anew({number: row for number, row in self._listed_segments() if number in wanted})
         self._end_leases()
 
-    def _count_anew(self, rows: Mapping[int, SegmentRow]) -> None:
+    def _count_anew(self, rows: Mapping[int, SegmentRow], *, roughly: bool = False) -> None:
         fresh: dict[int, Counted] = {}
         for number, row in rows.items():
             self.gone(number)
@@ -136,7 +139,7 @@ class Census(Horizon):
             if counted is None:
                 continue
             if counted.is_sealed and not row.suspect:
-                self._count(self._in_segment(number), {number: counted})
+                self._count_in_segment(number, counted, roughly=roughly)
             elif not counted.is_sealed:  # as if nothing in it had been used since: it is not chosen for that
                 counted.times.append(self._created_ms(number))
                 counted.units.append(counted.file_bytes >> UNIT_BITS)
@@ -227,16 +230,26 @@ class Census(Horizon):
                 return
             after = rows[-1][0] + b"\0"
 
-    def _in_segment(self, number: int) -> Iterator[Rows]:
-        """What the index lists under the keys that a segment has records of."""
+    def _count_in_segment(self, number: int, segment: Counted, *, roughly: bool) -> None:
+        """Add what lies there; ``roughly``: as a part of it is used."""
         try:
-            keys = sorted(set(read_keys(SegmentFile(self._path(number), number))))
+            keys = read_keys(SegmentFile(self._path(number), number))
         except (OSError, Damaged):
             return  # what lies there is found by the next pass
+        if roughly and len(keys) > 2 * _SAMPLE:
+            self._estimate(number, segment, keys[:: len(keys) // _SAMPLE])
+            return
         with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
-            found = cursor.getmulti(keys)
+            found = cursor.getmulti(sorted(set(keys)))
         if found:
-            yield _columns(found)
+            self._count([_columns(found)], {number: segment})
+
+    def _estimate(self, number: int, segment: Counted, sample: Sequence[bytes]) -> None:
+        """Add what lies in a segment as if all of it were used like a few of its blobs."""
+        used, pinned = self._known(sample)
+        live_bytes = segment.file_bytes - segment.dead_bytes
+        for use, times in Counter(_PINNED if key in pinned else used.get(key) for key in sample).items():
+            self._add_used(segment, number, use, live_bytes * times // len(sample))
 
     def _known(self, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], set[bytes]]:
         with self._uses.reading() as txn:

@@ -41,7 +41,7 @@ _EPISODE_SECONDS = 10.0
 _PAUSE_SECONDS = 2.0
 """Evictions that follow each other more closely than this are one line in the log, for at most ten seconds."""
 _SLACK_SEGMENTS = 2
-_AHEAD_SEGMENTS = 2
+_AHEAD_SEGMENTS = 3
 _COLD_SHARE = 5
 """What goes before its time is at most one part in so many of what may go at all."""
 _EXACT_BELOW_BYTES = 256 * limits.MIB
@@ -135,13 +135,14 @@ class Eviction:
             self._finish()  # a command that was killed leaves things half done as well
             self._sweep_suspects()
             self._looked_for_suspects = time.monotonic()
-        to_free = self._space.pressure().to_free_bytes or self._needed_soon()
+        pressure = self._space.pressure()
+        to_free = pressure.to_free_bytes or self._needed_soon()
         if not to_free or not self._uses.pins_known():
             return self._rest()
         self._busy_until = time.monotonic() + _PAUSE_SECONDS
         if not self._episode_began:
             self._episode_began = time.monotonic()
-        freed_bytes = self._make_room(to_free)
+        freed_bytes = self._make_room(to_free, in_haste=bool(pressure.wanted_bytes))
         if time.monotonic() - self._episode_began > _EPISODE_SECONDS:
             self._tell()
         if freed_bytes:
@@ -178,11 +179,11 @@ class Eviction:
         self._tell()
         return _IDLE_SECONDS
 
-    def _make_room(self, to_free: int) -> int:
-        """Free so much, or what can be freed now; how much that was."""
+    def _make_room(self, to_free: int, *, in_haste: bool) -> int:
+        """Free so much, or what can be freed now; how much that was. ``in_haste``: somebody waits for it."""
         plan = self._chosen(to_free, ahead=True)
         self._goes_ahead = plan.wanted_bytes > to_free
-        freed, due = 0, to_free
+        freed, due = 0, to_free if in_haste else plan.wanted_bytes
         touches = self._merger.reader()
         until = time.monotonic() + _ROUND_SECONDS
         rule = self._rule(plan.horizon_ms)
@@ -195,7 +196,7 @@ class Eviction:
             lacked_room |= swept.end is End.NO_ROOM
             freed += swept.freed_bytes if swept.end is End.GONE else 0
             if freed >= due:
-                self._sweeper.remove()  # somebody may wait for this; what goes ahead of that goes together
+                self._sweeper.remove()  # what goes ahead of need goes together
                 due = plan.wanted_bytes
             if freed >= plan.wanted_bytes or time.monotonic() > until:
                 break

@@ -50,6 +50,8 @@ from millpond.store.uses.use import Use
 
 log = logging.getLogger(__name__)
 _TRIES = 3
+_UNKNOWN = b""
+"""In the place of an encoded use: nothing is known of the blob."""
 _MARKED_AT_ONCE = 6_000
 """Blobs in marked segments that are not deleted yet."""
 
@@ -203,20 +205,26 @@ class Sweeper:
         keys = list(listed)
         touched: set[bytes] = set() if rule.is_everything else touches.read().keys
         staying = self._uses.pinned_of(keys) | (listed.keys() & touched)
-        known, unknown = self._uses.of(keys).get, Use(created_ms(self._layout.segments, number))
         # What came together was used together: there are few different uses, so they are judged instead of the blobs.
-        uses = {known(key, unknown) for key in keys}
-        too_young = {use for use in uses if use.time_ms >= rule.horizon_ms or use.lease_until_ms > rule.lease_floor_ms}
+        found, uses = self._uses.found(keys)
+        if len(found) < len(keys):
+            uses[_UNKNOWN] = Use(created_ms(self._layout.segments, number))
+        too_young = {
+            known
+            for known, use in uses.items()
+            if use.time_ms >= rule.horizon_ms or use.lease_until_ms > rule.lease_floor_ms
+        }
         if too_young:
-            staying |= {key for key in keys if known(key, unknown) in too_young}
+            staying |= {key for key in keys if found.get(key, _UNKNOWN) in too_young}
         if staying:
             going = {key: entry for key, entry in listed.items() if key not in staying}
-            uses = {known(key, unknown) for key in going}
+            left = {found.get(key, _UNKNOWN) for key in going}
+            uses = {known: use for known, use in uses.items() if known in left}
         kept = sorted([(key, Entry.decode(listed[key])) for key in staying], key=lambda item: item[1].offset)
         # By order everything goes, also what was leased since the logs were merged.
-        leased_ms = max([use.lease_until_ms for use in uses], default=0)
+        leased_ms = max([use.lease_until_ms for use in uses.values()], default=0)
         self._break_promises(EVERYTHING_MS if rule.is_everything and going else leased_ms)
-        return going, kept, max([use.time_ms for use in uses], default=0)
+        return going, kept, max([use.time_ms for use in uses.values()], default=0)
 
     def _break_promises(self, leased_until_ms: int) -> None:
         """Where leased blobs go (beyond what leases may hold, or all by order), the push they were leased for will fail.

@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import lmdb
+
 from millpond.core.errors import MillpondError
 from millpond.disk.blocks import ROWS
-from millpond.disk.group_writer import GroupWriter, Transaction
+from millpond.store.index import Index
 from millpond.store.room.space import Space
 from millpond.store.segments.files import departed_path, departed_segments
 
@@ -52,10 +54,10 @@ class _Leaving:
 class Departing:
     """The segments that are leaving, as one upkeep process knows them. Not for several threads."""
 
-    def __init__(self, directory: str, space: Space, index_writer: GroupWriter) -> None:
+    def __init__(self, directory: str, space: Space, index: Index) -> None:
         self._directory = directory
         self._space = space
-        self._index_writer = index_writer
+        self._index = index
         self._leaving: dict[int, _Leaving] = {}
 
     def __len__(self) -> int:
@@ -65,14 +67,11 @@ class Departing:
         """Let segments (number to path) go, none of whose blobs is listed any more. Files that are gone are fine.
 
         Raises:
-            MillpondError: the index could not be written. Nothing was renamed.
+            NoSpace, lmdb.Error: the index could not be written. Nothing was renamed.
         """
-
-        def going(txn: Transaction) -> None:
+        with self._index.writing(rows=ROWS + len(segments)) as txn:  # first, so that a successor knows
             for number in segments:
                 self._space.going(txn, number)
-
-        self._index_writer.run(going, rows=ROWS + len(segments))  # first, so that a successor knows
         for number, path in segments.items():
             self._hide(number, path)
         self._free([number for number in segments if number not in self._leaving])
@@ -113,26 +112,22 @@ class Departing:
         """Go on with what another process let go and did not see out; how many bytes could be freed at once."""
         for number, path in departed_segments(self._directory):
             self._know(number, path)
-
-        def apply(txn: Transaction) -> int:
+        with self._index.writing() as txn:
             theirs = set(self._space.going_segments(txn)) - self._leaving.keys()
             gone = [number for number in theirs if not os.path.exists(self._space.segment_path(number))]
-            return sum(self._space.free(txn, number) for number in gone)
-
-        freed: int = self._index_writer.run(apply)
+            freed = sum([self._space.free(txn, number) for number in gone])
         return freed + self.collect()
 
     def _free(self, numbers: Sequence[int]) -> int:
         if not numbers:
             return 0
-        return self._index_writer.run(
-            lambda txn: sum(self._space.free(txn, number) for number in numbers), rows=ROWS + len(numbers)
-        )
+        with self._index.writing(rows=ROWS + len(numbers)) as txn:
+            return sum([self._space.free(txn, number) for number in numbers])
 
     def close(self) -> None:
         """Wait a moment for readers to let go; what they still hold is freed by the next upkeeper."""
         until = time.monotonic() + _PARTING_SECONDS
-        with suppress(MillpondError):
+        with suppress(MillpondError, lmdb.Error):
             self.collect()
             while self._leaving and time.monotonic() < until:
                 time.sleep(_PARTING_SECONDS / 10)

@@ -15,6 +15,8 @@ class Pressure(NamedTuple):
     claimed_bytes: int
     """Set aside and not written yet."""
     to_free_bytes: int
+    wanted_bytes: int = 0
+    """What somebody waits for at this moment."""
 
 
 class NeverFits(NoSpace):

@@ -274,6 +274,7 @@ class Space:
             used_bytes=used + written + self._taken.overhead_bytes(),
             claimed_bytes=claims + max(0, uploads - written),
             to_free_bytes=max(0, to_free, starving_bytes),
+            wanted_bytes=wanted,
         )
 
     def cannot_free(self, txn: Transaction, held: Held) -> None:

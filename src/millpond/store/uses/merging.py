@@ -9,7 +9,6 @@ The rule: what is in a log is merged before the log goes, and merging it twice c
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from operator import itemgetter
@@ -20,7 +19,7 @@ from millpond.core.clock import Clock
 from millpond.disk import locks
 from millpond.disk.blocks import pieces
 from millpond.store.uses import tally
-from millpond.store.uses.table import Uses
+from millpond.store.uses.table import Row, Uses
 from millpond.store.uses.touch_log import Group, Kind, decode, group_bytes
 from millpond.store.uses.use import NameUse
 
@@ -176,10 +175,7 @@ class _Fold:
 
     def _clear(self) -> None:
         self._positions: dict[bytes, int] = {}
-        self._latest_ms = 0
-        self._times: dict[bytes, int] = {}
-        self._leases: dict[bytes, int] = {}
-        self._grants: Counter[bytes] = Counter()
+        self._rows: dict[bytes, Row] = {}
         self._names: list[tuple[bytes, NameUse]] = []
         self._counted: list[Group] = []
 
@@ -191,18 +187,25 @@ class _Fold:
         self._positions[meta_key] = position
         if group.kind in _OF_BLOBS:
             keys = group.rows if len(group.rows[0]) == _KEY_BYTES else []
-            _raise(self._times, keys, time_ms, is_latest=time_ms >= self._latest_ms)
-            if group.kind is not Kind.USED:
-                _raise(self._leases, keys, time_ms + limits.LEASE_MS, is_latest=time_ms >= self._latest_ms)
-            self._latest_ms = max(self._latest_ms, time_ms)
-            if group.kind is Kind.LEASED:
-                self._grants.update(keys)
+            lease_ms = 0 if group.kind is Kind.USED else time_ms + limits.LEASE_MS
+            self._add_use(keys, (time_ms, lease_ms, int(group.kind is Kind.LEASED)))
         elif group.kind is Kind.COUNTED:
             self._counted.append(group)
         else:
             self._names += [_name_use(group.kind, row, time_ms) for row in group.rows]
-        if len(self._times) >= _ROWS_AT_ONCE:
+        if len(self._rows) >= _ROWS_AT_ONCE:
             self.write()
+
+    def _add_use(self, keys: Sequence[bytes], use: Row) -> None:
+        rows = self._rows
+        fresh = dict.fromkeys(keys, use)  # most blobs are new: there is nothing to be done for each of them
+        if len(fresh) == len(keys) and rows.keys().isdisjoint(fresh):
+            rows.update(fresh)
+            return
+        time_ms, lease_ms, grants = use
+        for key in keys:
+            before_ms, leased_ms, granted = rows.get(key, (0, 0, 0))
+            rows[key] = (max(time_ms, before_ms), max(lease_ms, leased_ms), grants + granted)
 
     def write(self) -> None:
         """Write what was taken in, and then how far that was: it is taken in once more by whoever finds us killed before.
@@ -212,10 +215,10 @@ class _Fold:
         if not self._positions:
             return
         uses, at_once = self._uses, self._uses.at_once()
-        times, lease_of, grants_of = self._times, self._leases.get, self._grants.get
-        for some in pieces(sorted(times), at_once):
+        rows = self._rows
+        for some in pieces(sorted(rows), at_once):
             with uses.writing(rows=len(some)) as txn:
-                uses.note_in(txn, {key: (times[key], lease_of(key, 0), grants_of(key, 0)) for key in some})
+                uses.note_in(txn, some, [rows[key] for key in some])
         for names in pieces(sorted(self._names, key=_row), at_once):
             with uses.writing(rows=len(names)) as txn:
                 for row, use in names:
@@ -226,19 +229,6 @@ class _Fold:
             for meta_key, position in self._positions.items():
                 txn.put(meta_key, b"%d" % position, db=uses.meta)
         self._clear()
-
-
-def _raise(times: dict[bytes, int], keys: Sequence[bytes], time_ms: int, *, is_latest: bool) -> None:
-    """Note a time for ``keys``.
-
-    Times in a log rise, but for one that an import writes, which begins with the newest; and the next log begins before
-    the end of the last one.
-    """
-    if is_latest:
-        times.update(dict.fromkeys(keys, time_ms))
-    else:
-        before = times.get
-        times.update([(key, time_ms) for key in keys if before(key, 0) < time_ms])
 
 
 def _name_use(kind: Kind, row: bytes, time_ms: int) -> tuple[bytes, NameUse]:

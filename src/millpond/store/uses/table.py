@@ -17,6 +17,7 @@ import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import lmdb
@@ -85,10 +86,14 @@ class Uses:
 
     def of(self, keys: Sequence[bytes]) -> dict[bytes, Use]:
         """The uses of those of ``keys`` of which one is known."""
+        found, uses = self.found(keys)
+        return {key: uses[value] for key, value in found.items()}
+
+    def found(self, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, Use]]:
+        """What is known of ``keys``, encoded, and what each of that means: few uses, as what came together is alike."""
         with self.env.begin() as txn, txn.cursor(self.blobs) as cursor:
             found = dict(cursor.getmulti(keys))
-        decoded = {value: Use(*USE.unpack(value)) for value in set(found.values())}  # few: what came together is alike
-        return {key: decoded[value] for key, value in found.items()}
+        return found, {value: Use(*USE.unpack(value)) for value in set(found.values())}
 
     def used(self, keys: Iterable[bytes], time_ms: int) -> None:
         """Note a use of blobs."""
@@ -98,19 +103,22 @@ class Uses:
         """Raise times and leases to those given, add the grants, and write ``meta`` with them."""
         for some in pieces(sorted(uses), self.at_once()):
             with self.writing(rows=len(some)) as txn:
-                self.note_in(txn, {key: uses[key] for key in some})
+                self.note_in(txn, some, [uses[key] for key in some])
         if meta:
             with self.writing(rows=len(meta)) as txn:
                 for key, value in meta.items():
                     txn.put(key, value, db=self.meta)
 
-    def note_in(self, txn: Transaction, uses: Mapping[bytes, Row]) -> None:
-        """As :meth:`note`."""
-        keys = sorted(uses)
-        encoded = {row: USE.pack(*row) for row in set(uses.values())}  # few: what came together is alike
+    def note_in(self, txn: Transaction, keys: Sequence[bytes], uses: Sequence[Row]) -> None:
+        """As :meth:`note`; one use for each of ``keys``, in their order."""
+        encoded = {row: USE.pack(*row) for row in set(uses)}  # few: what came together is alike
+        values = map(encoded.__getitem__, uses)
         with txn.cursor(self.blobs) as cursor:
-            raised = {key: _raised(value, *uses[key]) for key, value in cursor.getmulti(keys)}
-            cursor.putmulti([(key, raised.get(key) or encoded[uses[key]]) for key in keys])
+            # Most blobs are new, and so most is done with one look at the table.
+            is_new = list(map(cursor.put, keys, values, repeat(True), repeat(False)))  # noqa: FBT003 - dupdata, overwrite
+            if not all(is_new):
+                held = {key: use for key, use, new in zip(keys, uses, is_new, strict=True) if not new}
+                cursor.putmulti([(key, _raised(value, *held[key])) for key, value in cursor.getmulti(list(held))])
 
     def unlease(self, keys: Sequence[bytes], granted_by_ms: int) -> None:
         """A push ended at that time (in ms): one of each blob's grants ends, and the lease with the last of them.
@@ -132,8 +140,7 @@ class Uses:
         """Blobs that are no longer held."""
         for some in pieces(list(keys), self.at_once()):
             with self.writing(rows=len(some)) as txn, txn.cursor(self.blobs) as cursor:
-                for key in some:
-                    cursor.pop(key)
+                list(map(cursor.pop, some))
 
     # -- names ------------------------------------------------------------------------------------------------------
 

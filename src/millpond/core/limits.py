@@ -345,7 +345,11 @@ def growth_bytes(quota_bytes: int) -> int:
 
 
 def rows_at_once(quota_bytes: int) -> int:
-    """How many rows one transaction changes at most in a repository with this quota: each may need three new pages."""
+    """How many rows one transaction changes at most in a repository with this quota.
+
+    Each may need three new pages. Above the smallest quotas that may be more than is kept free for growth: most of the
+    pages are free already, and a segment's room is left as well.
+    """
     share = 32 if quota_bytes >= SMALL_QUOTA_BYTES else 256
     return max(ROWS_MIN, min(ROWS_MAX, quota_bytes // share // (3 * 4096)))
 

@@ -46,8 +46,7 @@ class Bars:
         return list(dict.fromkeys(name for bar in self.bars for name in (bar.server, bar.peer)))
 
     def needed_workloads(self) -> list[str]:
-        """Those with a bar, and what must have been done before: a store that overflows is filled first."""
-        return [*dict.fromkeys(bar.workload for bar in self.bars), "fill-roomy"]
+        return list(dict.fromkeys(bar.workload for bar in self.bars))
 
     def judge(self, results: Results) -> Verdict:
         findings = tuple(Finding(bar, results.ratio(bar.workload, bar.server, bar.peer)) for bar in self.bars)

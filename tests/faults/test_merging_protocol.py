@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.turns import Choice, Pauses, Turns, orders
+from unit.store.repositories import known
 
 from millpond.disk import locks
 from millpond.store.uses import merging
@@ -71,7 +72,7 @@ def test_every_promise_is_seen_in_every_order(
             turns.run()
         finally:
             pauses.turns = None
-        seen = set(uses.of(KEYS)) | merger.reader().read().keys
+        seen = set(known(uses, KEYS)) | merger.reader().read().keys
         assert seen == set(KEYS), turns.story
         logs[0].close()
         merger.merge()

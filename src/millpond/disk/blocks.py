@@ -144,7 +144,8 @@ class Blocks:
         if lacking > ahead and self._environment.reader_check():  # of what the dead have read nothing is used again
             lacking = self._lacking(txn, tables, rows, pages)
         if lacking <= ahead:
-            # What is not needed any more is left to others; in a large cache, what no transaction needs any more.
+            # What is not needed any more is left to others; in a large cache, what no transaction needs any more. Not
+            # little: what is free varies from one to the next by what they replace, and asking costs as much as they do.
             much = max(2 * _STEP_PAGES, 8 * step_bytes // self._page_bytes)
             if ahead - lacking > much and step >= _LARGE_STEP_PAGES:
                 lacking = self._lacking(txn, tables, most_rows, pages)

@@ -20,6 +20,8 @@ from millpond.store.interface import KnownClosure
 from millpond.store.repository.opening import OpenRepository, open_repository
 from millpond.store.segment_store import SegmentStore
 from millpond.store.segments.files import segment_name
+from millpond.store.uses.table import Uses
+from millpond.store.uses.use import Use
 
 MIB = limits.MIB
 QUOTA_BYTES = 64 * MIB
@@ -286,3 +288,9 @@ class OtherUpload:
 
     def abandon(self) -> None:
         self.process.ask("abandon", self.number)
+
+
+def known(uses: Uses, keys: Sequence[bytes]) -> dict[bytes, Use]:
+    """The uses of those of ``keys`` of which one is known."""
+    found, meaning = uses.found(keys)
+    return {key: meaning[value] for key, value in found.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic_ns, sleep
 
 import pytest
-from unit.store.repositories import noise
+from unit.store.repositories import known, noise
 from unit.store.upkept import Time, Upkept, upkept
 
 from millpond.core.digest import Digest
@@ -350,7 +350,7 @@ def test_segments_that_go_together_leave_no_row_no_file_and_no_use(small: Upkept
     evicted = small.eviction.evict(older_than_ms=time() - 30 * 86_400_000)
     assert evicted.segments >= 8
     assert small.is_whole(kept)
-    assert small.uses.of(sorted(digest.key for digest in gone)).keys() <= {key for key, _ in small.everything()}
+    assert known(small.uses, sorted(digest.key for digest in gone)).keys() <= {key for key, _ in small.everything()}
     with small.index.reading() as txn:
         rows = dict(small.index.all_segments(txn))
     listed = Counter(entry.segment for _, entry in small.everything())

@@ -31,7 +31,9 @@ def upkept(tmp_path: Path) -> Iterator[Upkept]:
 @pytest.fixture
 def needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Room is needed."""
-    monkeypatch.setattr(Space, "pressure", lambda _: Pressure(QUOTA_BYTES, QUOTA_BYTES, 0, to_free_bytes=1))
+    monkeypatch.setattr(
+        Space, "pressure", lambda _: Pressure(QUOTA_BYTES, QUOTA_BYTES, 0, to_free_bytes=1, wanted_bytes=0)
+    )
 
 
 def spooled(upkept: Upkept) -> list[Path]:

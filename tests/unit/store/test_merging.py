@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unit.store.repositories import known
 
 from millpond.core import limits
 from millpond.core.digest import Digest
@@ -48,7 +49,7 @@ def test_uses_and_leases_of_blobs_are_merged(logged: Logged) -> None:
     logged.log.append(Kind.USED, [A])
     logged.merger.merge()
     until = NOW_MS + limits.LEASE_MS
-    assert logged.uses.of([A, B]) == {A: Use(NOW_MS + 5, until, 1), B: Use(NOW_MS, until, 1)}
+    assert known(logged.uses, [A, B]) == {A: Use(NOW_MS + 5, until, 1), B: Use(NOW_MS, until, 1)}
 
 
 def test_each_promise_to_a_client_is_counted_and_a_walk_is_none(logged: Logged) -> None:
@@ -57,7 +58,7 @@ def test_each_promise_to_a_client_is_counted_and_a_walk_is_none(logged: Logged) 
     logged.log.append(Kind.WALKED, [A, B])
     logged.merger.merge()
     until = NOW_MS + limits.LEASE_MS
-    assert logged.uses.of([A, B]) == {A: Use(NOW_MS, until, 2), B: Use(NOW_MS, until, 0)}
+    assert known(logged.uses, [A, B]) == {A: Use(NOW_MS, until, 2), B: Use(NOW_MS, until, 0)}
 
 
 def test_names_are_merged_with_what_is_known_of_their_closures(logged: Logged) -> None:
@@ -87,7 +88,7 @@ def test_a_log_goes_when_its_process_has_let_it_go_and_not_before(logged: Logged
     logged.log.append(Kind.USED, [B])
     logged.log.close()
     logged.merger.merge()
-    assert logged.uses.of([A, B]).keys() == {A, B}
+    assert known(logged.uses, [A, B]).keys() == {A, B}
     assert not [name for name in logged.logs() if name.endswith(".log")]
     logged.merger.merge()
     with logged.uses.reading() as txn:
@@ -108,7 +109,7 @@ def test_half_a_group_hides_only_itself(logged: Logged) -> None:
     whole, torn = encode(Kind.USED, NOW_MS, [A]), encode(Kind.USED, NOW_MS, [B])
     (logged.directory / "killed.log").write_bytes(whole + torn[:-1])
     logged.merger.merge()
-    assert logged.uses.of([A, B]).keys() == {A}
+    assert known(logged.uses, [A, B]).keys() == {A}
     assert "killed.log" not in logged.logs()
 
 
@@ -117,7 +118,7 @@ def test_a_wrong_clock_makes_nothing_young_for_ever(logged: Logged) -> None:
         encode(Kind.LEASED, NOW_MS + 10**12, [A]) + encode(Kind.NAME_USED, NOW_MS + 10**12, [ROW])
     )
     logged.merger.merge()
-    assert logged.uses.of([A]) == {A: Use(NOW_MS, NOW_MS + limits.LEASE_MS, 1)}
+    assert known(logged.uses, [A]) == {A: Use(NOW_MS, NOW_MS + limits.LEASE_MS, 1)}
     assert logged.uses.name(ROW) == NameUse(NOW_MS)
 
 
@@ -128,7 +129,7 @@ def test_a_long_log_is_merged_in_pieces(logged: Logged, monkeypatch: pytest.Monk
     for start in range(0, 200, 25):
         logged.log.append(Kind.USED, keys[start : start + 25])
     assert logged.merger.merge() == 200
-    assert logged.uses.of(keys).keys() == set(keys)
+    assert known(logged.uses, keys).keys() == set(keys)
 
 
 def test_a_reader_sees_what_came_since_the_merge_without_merging_it(logged: Logged) -> None:
@@ -142,5 +143,5 @@ def test_a_reader_sees_what_came_since_the_merge_without_merging_it(logged: Logg
     other = TouchLog(str(logged.directory), lambda: NOW_MS)  # a process that was started meanwhile
     other.append(Kind.USED, [C])
     assert reader.read() == ({B, C}, {ROW})
-    assert logged.uses.of([B, C]) == {}
+    assert known(logged.uses, [B, C]) == {}
     other.close()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from unit.store.repositories import known
 
 from millpond.core import limits
 from millpond.core.digest import Digest
@@ -31,14 +32,14 @@ def test_times_and_leases_only_rise(uses: Uses) -> None:
     uses.note({A: Use(NOW_MS, NOW_MS + 5)})
     uses.note({A: Use(NOW_MS - 1, NOW_MS + 9), B: Use(NOW_MS)})
     uses.used([A], NOW_MS + 2)
-    assert uses.of([A, B, C]) == {A: Use(NOW_MS + 2, NOW_MS + 9), B: Use(NOW_MS)}
+    assert known(uses, [A, B, C]) == {A: Use(NOW_MS + 2, NOW_MS + 9), B: Use(NOW_MS)}
 
 
 def test_only_leases_of_before_are_ended(uses: Uses) -> None:
     until = NOW_MS + limits.LEASE_MS
     uses.note({A: Use(NOW_MS, until, 1), B: Use(NOW_MS + 1, until + 1, 1)})
     uses.unlease([A, B, C], NOW_MS)
-    assert uses.of([A, B, C]) == {A: Use(NOW_MS), B: Use(NOW_MS + 1, until + 1)}
+    assert known(uses, [A, B, C]) == {A: Use(NOW_MS), B: Use(NOW_MS + 1, until + 1)}
 
 
 def test_a_push_ends_its_own_lease_and_not_that_of_another_client(uses: Uses) -> None:
@@ -46,9 +47,9 @@ def test_a_push_ends_its_own_lease_and_not_that_of_another_client(uses: Uses) ->
     uses.note({A: Use(NOW_MS, until, 1)})
     uses.note({A: Use(NOW_MS + 5, until + 5, 1)})
     uses.unlease([A], NOW_MS + 10)
-    assert uses.of([A]) == {A: Use(NOW_MS + 5, until + 5, 1)}
+    assert known(uses, [A]) == {A: Use(NOW_MS + 5, until + 5, 1)}
     uses.unlease([A], NOW_MS + 20)
-    assert uses.of([A]) == {A: Use(NOW_MS + 5)}
+    assert known(uses, [A]) == {A: Use(NOW_MS + 5)}
 
 
 def test_a_lease_that_lapsed_counts_no_more(uses: Uses) -> None:
@@ -56,13 +57,13 @@ def test_a_lease_that_lapsed_counts_no_more(uses: Uses) -> None:
     uses.note({A: Use(NOW_MS, NOW_MS + limits.LEASE_MS, 1)})
     uses.note({A: Use(later, later + limits.LEASE_MS, 1)})
     uses.unlease([A], later)
-    assert uses.of([A]) == {A: Use(later)}
+    assert known(uses, [A]) == {A: Use(later)}
 
 
 def test_what_is_forgotten_is_not_known(uses: Uses) -> None:
     uses.used([A, B], NOW_MS)
     uses.forget([A, C])
-    assert uses.of([A, B]) == {B: Use(NOW_MS)}
+    assert known(uses, [A, B]) == {B: Use(NOW_MS)}
 
 
 def test_a_name_is_known_by_its_latest_use(uses: Uses) -> None:
@@ -109,10 +110,10 @@ def kill(uses: Uses, keys: Sequence[bytes]) -> None:
     os.close(uses._open_lock)
 
 
-def known(path: Path) -> dict[bytes, Use]:
+def known_at(path: Path) -> dict[bytes, Use]:
     uses = Uses(str(path))
     try:
-        return uses.of([A])
+        return known(uses, [A])
     finally:
         uses.close()
 
@@ -120,17 +121,17 @@ def known(path: Path) -> dict[bytes, Use]:
 def test_after_a_clean_end_it_is_believed_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "uses")
     monkeypatch.setattr(filesystem, "boot_id", lambda: "another boot")
-    assert known(tmp_path / "uses") == {A: Use(NOW_MS)}
+    assert known_at(tmp_path / "uses") == {A: Use(NOW_MS)}
 
 
 def test_without_a_clean_end_it_is_believed_in_the_same_boot_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill(Uses(str(tmp_path / "uses")), [A])
-    assert known(tmp_path / "uses") == {A: Use(NOW_MS)}
+    assert known_at(tmp_path / "uses") == {A: Use(NOW_MS)}
     kill(Uses(str(tmp_path / "uses")), [A])
     monkeypatch.setattr(filesystem, "boot_id", lambda: "another boot")
-    assert known(tmp_path / "uses") == {}
+    assert known_at(tmp_path / "uses") == {}
 
 
 def test_whoever_comes_while_it_is_open_believes_it(tmp_path: Path) -> None:
@@ -140,9 +141,9 @@ def test_whoever_comes_while_it_is_open_believes_it(tmp_path: Path) -> None:
     kill(first, [A])
     (tmp_path / "index").mkdir()
     distrust(Layout(str(tmp_path)))
-    assert known(tmp_path / "uses") == {A: Use(NOW_MS)}
+    assert known_at(tmp_path / "uses") == {A: Use(NOW_MS)}
     os.close(lock)
-    assert known(tmp_path / "uses") == {}
+    assert known_at(tmp_path / "uses") == {}
 
 
 def test_only_the_last_to_leave_vouches_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,22 +154,22 @@ def test_only_the_last_to_leave_vouches_for_it(tmp_path: Path, monkeypatch: pyte
     leaving.close()
     os.close(lock)
     monkeypatch.setattr(filesystem, "boot_id", lambda: "another boot")
-    assert known(tmp_path / "uses") == {}
+    assert known_at(tmp_path / "uses") == {}
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense" * 1024])
 def test_what_is_damaged_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
     fill(tmp_path / "uses")
     (tmp_path / "uses" / "data.mdb").write_bytes(damage)
-    assert known(tmp_path / "uses") == {}
+    assert known_at(tmp_path / "uses") == {}
     fill(tmp_path / "uses")
-    assert known(tmp_path / "uses") == {A: Use(NOW_MS)}
+    assert known_at(tmp_path / "uses") == {A: Use(NOW_MS)}
 
 
 def test_what_is_distrusted_is_begun_anew_once(tmp_path: Path) -> None:
     fill(tmp_path / "uses")
     (tmp_path / "index").mkdir()
     distrust(Layout(str(tmp_path)))
-    assert known(tmp_path / "uses") == {}
+    assert known_at(tmp_path / "uses") == {}
     fill(tmp_path / "uses")
-    assert known(tmp_path / "uses") == {A: Use(NOW_MS)}
+    assert known_at(tmp_path / "uses") == {A: Use(NOW_MS)}

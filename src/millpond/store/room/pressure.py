@@ -15,7 +15,7 @@ class Pressure(NamedTuple):
     claimed_bytes: int
     """Set aside and not written yet."""
     to_free_bytes: int
-    wanted_bytes: int = 0
+    wanted_bytes: int
     """What somebody waits for at this moment."""
 
 

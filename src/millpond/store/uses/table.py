@@ -84,11 +84,6 @@ class Uses:
         with self.env.begin() as txn:
             yield txn
 
-    def of(self, keys: Sequence[bytes]) -> dict[bytes, Use]:
-        """The uses of those of ``keys`` of which one is known."""
-        found, uses = self.found(keys)
-        return {key: uses[value] for key, value in found.items()}
-
     def found(self, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, Use]]:
         """What is known of ``keys``, encoded, and what each of that means: few uses, as what came together is alike."""
         with self.env.begin() as txn, txn.cursor(self.blobs) as cursor:

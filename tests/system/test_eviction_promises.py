@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from contract.rpc_client import refused
+from contract.rpc_client import Client, refused
 from system.build_site import BuildSite
 from system.server_process import Millpond
 from system.small_cache import KB, MB, Artifacts, Refused, taken_bytes
@@ -112,6 +112,25 @@ def test_a_pull_through_a_second_server_counts(site: BuildSite, cache: SmallCach
     other.close()
     assert "first" in cache.whole()
     assert "second" not in cache.whole()
+
+
+def test_who_reads_slowly_holds_up_nobody_who_pushes(cache: SmallCache) -> None:
+    cache.push("first", [8 * MB])
+    cache.push("second", [8 * MB])
+    # Its window stays small, so that the server cannot finish.
+    with Client(f"127.0.0.1:{cache.server.port}", options=[("grpc.http2.bdp_probe", 0)]) as reader:
+        name = reader.read_name(cache.made["first"][0])
+        slow = reader.rpc("Read")(bytestream_pb2.ReadRequest(resource_name=name))
+        read_bytes = len(next(slow).data)
+        time.sleep(1.2)  # what is read is noted within a second
+        assert cache.fetch("second")
+        begun = time.monotonic()
+        cache.push("third", [8 * MB])  # the first goes, but its bytes stay
+        assert time.monotonic() - begun < 15
+        assert cache.whole() == ["third"]
+        assert read_bytes + sum(len(part.data) for part in slow) == 8 * MB  # what was begun ends well
+    cache.push("fourth", [8 * MB])
+    assert cache.whole() == ["third", "fourth"]
 
 
 @contextmanager

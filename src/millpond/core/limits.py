@@ -228,8 +228,7 @@ HEAD_ROOM_MAX_BYTES = 1 * GIB
 """Eviction begins when this share of the quota is left, or this much: what a fast writer brings in some seconds."""
 
 SMALL_QUOTA_BYTES = 256 * MIB
-SMALL_HEAD_ROOM_SHARE = 0.005
-"""Below such a quota it begins later: writers may wait a little, but what fits stays."""
+"""Below such a quota it begins when somebody waits for room: writers may wait a little, but what fits stays."""
 
 GROWTH_MIN_BYTES = 320 * KIB
 GROWTH_MAX_BYTES = 32 * MIB

@@ -18,6 +18,7 @@ from millpond.names.lmdb_names import LmdbNames
 from millpond.store.index import Entry, SegmentRow
 from millpond.store.interface import KnownClosure
 from millpond.store.repository.opening import OpenRepository, open_repository
+from millpond.store.room.taken import files_in
 from millpond.store.segment_store import SegmentStore
 from millpond.store.segments.files import segment_name
 from millpond.store.uses.table import Uses
@@ -108,11 +109,7 @@ class Repository:
         assert self.opened
         with self.opened.index.reading() as txn:
             rows = dict(txn.cursor(self.opened.index.space))
-        taken = sum(
-            file.stat().st_blocks * 512
-            for directory in ("segments", "uploads")
-            for file in (self.path / directory).iterdir()
-        )
+        taken = sum(size for directory in ("segments", "uploads") for _, size in files_in(str(self.path / directory)))
         kinds = (b"used", b"claim", b"upload")
         return taken - sum(
             int.from_bytes(value, "little") for key, value in rows.items() if key.partition(b":")[0] in kinds

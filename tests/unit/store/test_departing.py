@@ -67,6 +67,17 @@ def test_a_segment_that_nobody_has_open_is_free_at_once(leaving: Leaving) -> Non
     assert (leaving.going(), len(leaving.departing)) == ([], 0)
 
 
+def test_what_is_read_slowly_is_known_to_linger(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = os.open(leaving.segment(1), os.O_RDONLY)
+    leaving.depart(1)
+    assert leaving.departing.lingering_bytes() == 0
+    monkeypatch.setattr(departing_module, "_LINGERING_SECONDS", 0.0)
+    assert leaving.departing.lingering_bytes() == 64 * KIB
+    os.close(descriptor)
+    leaving.departing.collect()
+    assert leaving.departing.lingering_bytes() == 0
+
+
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR], ids=["reader", "writer"])
 def test_a_segment_that_somebody_has_open_is_charged_until_it_is_closed(
     leaving: Leaving, flags: int, monkeypatch: pytest.MonkeyPatch

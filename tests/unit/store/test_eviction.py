@@ -179,7 +179,7 @@ def test_room_that_somebody_waits_for_returns_before_more_goes_ahead_of_need(
         for name in ("sweep", "remove"):
             monkeypatch.setattr(Sweeper, name, _noted(getattr(Sweeper, name), name, steps))
         pressing = large.space.pressure()._replace(to_free_bytes=5_000_000)  # more than a segment
-        monkeypatch.setattr(large.space, "pressure", lambda: pressing)
+        monkeypatch.setattr(large.space, "pressure", lambda **_: pressing)
         assert large.eviction.run() == making_room._BUSY_SECONDS
     at_once = steps.index("remove")
     assert at_once == (2 if somebody_waits else steps.count("sweep"))

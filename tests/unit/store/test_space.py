@@ -27,7 +27,6 @@ from millpond.store.room.space import SMALL_BYTES, Space
 QUOTA_BYTES = 100 * MIB
 SEGMENT_BYTES = limits.segment_bytes(QUOTA_BYTES)
 GROWTH_BYTES = limits.growth_bytes(QUOTA_BYTES)
-HEAD_ROOM_BYTES = QUOTA_BYTES // 200
 KIB = limits.KIB
 
 
@@ -334,17 +333,29 @@ def test_a_lie_about_a_size_makes_no_pressure(kept: Ledger) -> None:
 
 
 def test_eviction_begins_before_writers_must_wait_and_ends_there(ledger: Ledger) -> None:
+    ledger.set_quota(1000 * MIB)
+    ledger.measure_anew()
     room = ledger.room_bytes
-    ledger.do("takes", 1, room - HEAD_ROOM_BYTES)
+    ledger.do("takes", 1, room - 20 * MIB)
     assert ledger.pressure.to_free_bytes == 0
     ledger.do("takes", 2, 12345)
     assert ledger.pressure.to_free_bytes == 12345
     assert ledger.pressure.limit_bytes == room
-    assert ledger.pressure.used_bytes == QUOTA_BYTES - SEGMENT_BYTES - GROWTH_BYTES - HEAD_ROOM_BYTES + 12345
+    segment_bytes, growth_bytes = limits.segment_bytes(1000 * MIB), limits.growth_bytes(1000 * MIB)
+    assert ledger.pressure.used_bytes == (980 * MIB) - segment_bytes - growth_bytes + 12345
+
+
+def test_a_small_cache_is_used_to_the_end(ledger: Ledger) -> None:
+    room = ledger.room_bytes
+    ledger.do("takes", 1, room)
+    assert ledger.pressure.to_free_bytes == 0
+    assert ledger.pressure.used_bytes == QUOTA_BYTES - SEGMENT_BYTES - GROWTH_BYTES
+    ledger.do("want", 12345)
+    assert ledger.pressure.to_free_bytes == 12345
 
 
 def test_eviction_begins_sooner_where_much_is_written_while_it_works(ledger: Ledger) -> None:
-    for quota_bytes, head_room_bytes in ((22_000_000, 110_000), (1 << 30, (1 << 30) // 50), (1 << 40, 1 << 30)):
+    for quota_bytes, head_room_bytes in ((22_000_000, 0), (1 << 30, (1 << 30) // 50), (1 << 40, 1 << 30)):
         ledger.set_quota(quota_bytes)
         ledger.measure_anew()
         assert abs(ledger.space.head_room_bytes() - head_room_bytes) <= 1
@@ -352,10 +363,10 @@ def test_eviction_begins_sooner_where_much_is_written_while_it_works(ledger: Led
 
 def test_what_is_only_claimed_does_not_press(ledger: Ledger) -> None:
     room = ledger.room_bytes
-    ledger.do("takes", 1, room - HEAD_ROOM_BYTES)
-    ledger.do("claim", HEAD_ROOM_BYTES)
+    ledger.do("takes", 1, room - 2 * MIB)
+    ledger.do("claim", 2 * MIB)
     assert ledger.pressure.to_free_bytes == 0
-    assert ledger.pressure.claimed_bytes == HEAD_ROOM_BYTES
+    assert ledger.pressure.claimed_bytes == 2 * MIB
 
 
 def test_what_a_writer_waits_for_must_go_as_long_as_it_waits_and_lives(ledger: Ledger) -> None:
@@ -373,7 +384,7 @@ def test_what_a_writer_waits_for_must_go_as_long_as_it_waits_and_lives(ledger: L
 
 
 def test_written_uploads_press(ledger: Ledger) -> None:
-    ledger.do("takes", 1, ledger.room_bytes - HEAD_ROOM_BYTES - 2 * MIB)
+    ledger.do("takes", 1, ledger.room_bytes - 2 * MIB)
     Path(ledger.layout.uploads, "one").write_bytes(bytes(5 * MIB))
     assert ledger.pressure.to_free_bytes == 3 * MIB
 
@@ -381,8 +392,8 @@ def test_written_uploads_press(ledger: Ledger) -> None:
 def test_a_segment_that_is_still_open_somewhere_is_not_evicted_for_again_and_not_free_either(ledger: Ledger) -> None:
     room = ledger.room_bytes
     ledger.do("takes", 1, 20 * MIB)
-    ledger.do("takes", 2, room - HEAD_ROOM_BYTES)
-    assert ledger.pressure.to_free_bytes == 20 * MIB
+    ledger.do("takes", 2, room - 5 * MIB)
+    assert ledger.pressure.to_free_bytes == 15 * MIB
     ledger.do("going", 1)
     ledger.do("going", 1)
     ledger.do("going", 99)
@@ -391,10 +402,21 @@ def test_a_segment_that_is_still_open_somewhere_is_not_evicted_for_again_and_not
     assert ledger.do("going_segments") == [1]
     assert ledger.do("free", 1) == 20 * MIB
     assert ledger.do("going_segments") == []
-    assert ledger.room_bytes == HEAD_ROOM_BYTES
+    assert ledger.room_bytes == 5 * MIB
     assert ledger.pressure.to_free_bytes == 0
-    ledger.do("takes", 3, 1 * MIB)
+    ledger.do("takes", 3, 6 * MIB)
     assert ledger.pressure.to_free_bytes == 1 * MIB
+
+
+def test_what_a_slow_reader_keeps_is_evicted_for_because_others_wait(ledger: Ledger) -> None:
+    room = ledger.room_bytes
+    ledger.do("takes", 1, 20 * MIB)
+    ledger.do("takes", 2, room - 20 * MIB)
+    ledger.do("going", 1)
+    ledger.do("want", 5 * MIB)
+    assert ledger.pressure.to_free_bytes == 0
+    assert ledger.space.pressure(lingering_bytes=18 * MIB).to_free_bytes == 3 * MIB
+    assert ledger.space.pressure(lingering_bytes=30 * MIB).to_free_bytes == 5 * MIB
 
 
 def test_copies_find_the_room_that_writers_do_not_get_and_no_more(ledger: Ledger) -> None:
@@ -411,7 +433,7 @@ def test_copies_find_the_room_that_writers_do_not_get_and_no_more(ledger: Ledger
 def test_a_disk_that_others_fill_presses_until_the_reserve_is_free_again(ledger: Ledger) -> None:
     ledger.space = ledger.opened(reserve_bytes=10 * MIB)
     ledger.do("takes", 1, 30 * MIB)
-    enough = 10 * MIB + SEGMENT_BYTES + HEAD_ROOM_BYTES
+    enough = 10 * MIB + SEGMENT_BYTES
     ledger.disk(free_bytes=-(-enough // 4096) * 4096)
     assert ledger.pressure.to_free_bytes == 0
     ledger.disk(free_bytes=4 * MIB)

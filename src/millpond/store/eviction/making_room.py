@@ -135,7 +135,7 @@ class Eviction:
             self._finish()  # a command that was killed leaves things half done as well
             self._sweep_suspects()
             self._looked_for_suspects = time.monotonic()
-        pressure = self._space.pressure()
+        pressure = self._space.pressure(lingering_bytes=self._departing.lingering_bytes())
         to_free = pressure.to_free_bytes or self._needed_soon()
         if not to_free or not self._uses.pins_known():
             return self._rest()

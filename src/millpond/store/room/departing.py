@@ -24,12 +24,14 @@ from millpond.core.errors import MillpondError
 from millpond.disk.blocks import ROWS
 from millpond.store.index import Index
 from millpond.store.room.space import Space
+from millpond.store.room.taken import BLOCK_BYTES
 from millpond.store.segments.files import departed_path, departed_segments
 
 _BLIND_SECONDS = 1.0
 """Where the file system gives no leases: caches of descriptors are cleared sooner than this."""
 _PARTING_SECONDS = 0.3
 """Servers let go of what they do not read several times in this."""
+_LINGERING_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -37,6 +39,10 @@ class _Leaving:
     path: str
     descriptor: int
     since: float = field(default_factory=time.monotonic)
+
+    @property
+    def size_bytes(self) -> int:
+        return os.fstat(self.descriptor).st_blocks * BLOCK_BYTES
 
     def is_only_ours(self) -> bool:
         try:
@@ -62,6 +68,11 @@ class Departing:
 
     def __len__(self) -> int:
         return len(self._leaving)
+
+    def lingering_bytes(self) -> int:
+        """What somebody reads so slowly that it cannot be counted on to return soon."""
+        since = time.monotonic() - _LINGERING_SECONDS
+        return sum(file.size_bytes for file in self._leaving.values() if file.since < since)
 
     def depart(self, segments: Mapping[int, str]) -> None:
         """Let segments (number to path) go, none of whose blobs is listed any more. Files that are gone are fine.

@@ -121,8 +121,9 @@ class Space:
 
     def head_room_bytes(self) -> int:
         """Eviction begins so far below the limit, so that writers seldom wait for it. Small caches are used to the end."""
-        share = limits.HEAD_ROOM_SHARE if self.quota_bytes >= limits.SMALL_QUOTA_BYTES else limits.SMALL_HEAD_ROOM_SHARE
-        return min(limits.HEAD_ROOM_MAX_BYTES, int(self.quota_bytes * share))
+        if self.quota_bytes < limits.SMALL_QUOTA_BYTES:
+            return 0
+        return min(limits.HEAD_ROOM_MAX_BYTES, int(self.quota_bytes * limits.HEAD_ROOM_SHARE))
 
     # -- what a writer does -----------------------------------------------------------------------------------------
 
@@ -233,8 +234,7 @@ class Space:
 
     def _set_aside(self, txn: Transaction) -> int:
         """What is in the ledger: what segments take, and what was claimed for more."""
-        total = self._ledger.total
-        return self._ledger.get(txn, _USED) + total(txn, _CLAIM) + total(txn, _UPLOAD)
+        return self._ledger.get(txn, _USED) + self._ledger.total(txn, _CLAIM) + self._ledger.total(txn, _UPLOAD)
 
     def held(self, txn: Transaction) -> tuple[Held | None, int]:
         """What stood in the way when upkeep said last that it can free nothing more, and when that was (monotonic)."""
@@ -246,19 +246,20 @@ class Space:
 
     # -- what upkeep does -------------------------------------------------------------------------------------------
 
-    def pressure(self) -> Pressure:
-        """How full it is and what must go. In a read transaction of its own; may be called many times per second."""
+    def pressure(self, *, lingering_bytes: int = 0) -> Pressure:
+        """How full it is and what must go. In a read transaction of its own; may be called many times per second.
+
+        What has no name any more will be free in a moment, so nothing else goes for it; but for ``lingering_bytes`` of it.
+        """
         with self._index.reading() as txn:
-            used, going = self._ledger.get(txn, _USED), self._ledger.get(txn, _GOING)
+            used, going = self._ledger.get(txn, _USED), max(0, self._ledger.get(txn, _GOING) - lingering_bytes)
             claims, uploads = self._ledger.total(txn, _CLAIM), self._ledger.total(txn, _UPLOAD)
             wanted = self._ledger.total(txn, _WANT, living=True)
             room_in_quota, room_on_disk = self._rooms(txn)
-        written = self._taken.uploads_bytes()
-        room = min(room_in_quota, room_on_disk)
+        written, room = self._taken.uploads_bytes(), min(room_in_quota, room_on_disk)
         starving_bytes = used - going + claims + uploads + wanted - room if wanted else 0
-        head_room = self.head_room_bytes()
         if self._head_room_max_bytes is None:
-            to_free = used - going + written - (room - head_room)
+            to_free = used - going + written - (room - self.head_room_bytes())
         else:
             free_now = self._taken.free_bytes()
             free = free_now + going
@@ -266,7 +267,7 @@ class Space:
                 self._making_head_room = True
             elif free_now >= self._head_room_max_bytes:  # what is still on its way might be counted twice
                 self._making_head_room = False
-            to_free = used - going + written - (room_in_quota - head_room)
+            to_free = used - going + written - (room_in_quota - self.head_room_bytes())
             if self._making_head_room:
                 to_free = max(to_free, self._head_room_max_bytes - free)
         return Pressure(

@@ -8,7 +8,6 @@ have got alone: when a group fails, each of it is done again by itself, so work 
 import contextlib
 import functools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -92,14 +91,16 @@ class GroupWriter:
         """``told`` turns a failure into what the caller is to see. ``ending`` is done last in each transaction, for all jobs.
 
         ``most_rows``: jobs that change more than so many together are not committed together. ``gather_seconds``: how
-        long a group waits for more when the one before was of several. Those whose jobs were committed together come back
-        together, and where a commit costs a sync, one less is worth that.
+        long a group waits, at most, to become as large as the one before. Those whose jobs were committed together come
+        back together, and where a commit costs a sync, one less is worth that.
         """
         self._writing = writing
         self._ending = ending
         self._gather_seconds = gather_seconds
         self._told = told
         self._most_rows = most_rows
+        self._awaited = 0
+        self._enough = threading.Event()
         self._door = threading.Lock()
         self._closed = False
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
@@ -118,6 +119,8 @@ class GroupWriter:
             if self._closed:
                 raise NotReady("the cache is stopping: try again in a few seconds")
             self._waiting.put(job)
+            if 0 < self._awaited <= self._waiting.qsize():
+                self._enough.set()
         return job.outcome
 
     def submit_lazily(self, work: Callable[[Transaction], Any], *, rows: int = ROWS, insist: bool = False) -> None:
@@ -155,10 +158,10 @@ class GroupWriter:
 
     def _serve(self) -> None:
         job = self._waiting.get()
-        several = False
+        before = 1
         while job is not None:
-            if several and self._gather_seconds:
-                time.sleep(self._gather_seconds)
+            if before > 1 and self._gather_seconds:
+                self._gather(before - 1)
             group, rows, most_rows = [job], job.rows, self._most_rows()
             while len(group) < _AT_ONCE and not self._waiting.empty():
                 job = self._waiting.get()
@@ -166,10 +169,18 @@ class GroupWriter:
                     break
                 group.append(job)
                 rows += job.rows
-            several = len(group) > 1
+            before = len(group)
             self._run_group(group, most_rows - rows)
             if job is group[-1]:
                 job = self._waiting.get()
+
+    def _gather(self, count: int) -> None:
+        """Wait until so many jobs wait."""
+        self._enough.clear()
+        self._awaited = count
+        if self._waiting.qsize() < count:
+            self._enough.wait(self._gather_seconds)
+        self._awaited = 0
 
     def _run_group(self, group: list[Job], rows_left: int) -> None:
         """``rows_left``: lazy work is taken along that changes no more; some of it in any case."""

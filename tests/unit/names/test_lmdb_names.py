@@ -400,9 +400,9 @@ def test_close_first_commits_what_waits(env: lmdb.Environment) -> None:
         assert transaction.get(b"late") == b""
 
 
-def test_those_who_were_committed_together_are_waited_for(env: lmdb.Environment) -> None:
+def test_those_who_were_committed_together_are_waited_for_and_no_longer(env: lmdb.Environment) -> None:
     queue, transactions = Queue(env), {}
-    queue.writer._gather_seconds = 0.2
+    queue.writer._gather_seconds = 30.0
 
     def note(label: str) -> None:
         queue.writer.run(lambda t: [t.put(label.encode(), b""), transactions.update({label: t.id()})])
@@ -411,12 +411,17 @@ def test_those_who_were_committed_together_are_waited_for(env: lmdb.Environment)
         queue.add(lambda label=label: note(label))
     queue.let_go()
     again = [threading.Thread(target=note, args=(label,)) for label in ("c", "d")]
+    begun = time.monotonic()
     for thread in again:
         thread.start()
         time.sleep(0.02)
     for thread in again:
         thread.join()
     assert transactions["c"] == transactions["d"] != transactions["a"]
+    assert time.monotonic() - begun < 15
+    queue.writer._gather_seconds = 0.1
+    note("alone")  # the other one does not come
+    assert transactions["alone"] > transactions["c"]
     queue.writer.close()
 
 

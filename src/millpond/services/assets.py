@@ -9,6 +9,7 @@ BuildStream 1, whose clients keep names and blobs in one place only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from millpond.core import limits
 from millpond.core.digest import EMPTY, Digest
@@ -40,8 +41,7 @@ class Asset:
     binding: Binding
 
 
-@dataclass(frozen=True, slots=True)
-class AssetPush:
+class AssetPush(NamedTuple):
     """What a push says."""
 
     uris: Sequence[str]

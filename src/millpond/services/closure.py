@@ -8,8 +8,7 @@ For every other asset everything referenced is required.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -25,8 +24,7 @@ _OPTIONAL_TREES = ("buildtree", "sources", "buildroot")
 _ARTIFACT_BYTES = 16 * limits.MIB
 
 
-@dataclass(frozen=True, slots=True)
-class Closure:
+class Closure(NamedTuple):
     """All blobs that a name needs, each once."""
 
     digests: list[Digest]
@@ -37,8 +35,7 @@ class Closure:
         return sum(digest.size_bytes for digest in self.digests)
 
 
-@dataclass(frozen=True, slots=True)
-class _Roots:
+class _Roots(NamedTuple):
     blobs: set[Digest]
     trees: set[Digest]
     optional_trees: set[Digest]

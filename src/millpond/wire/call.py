@@ -189,6 +189,8 @@ class Call:
         if self._task is not None:
             task, self._task = self._task, None  # which may keep its request in the frame that it was cancelled in
             task.cancel()
+            if isinstance(task, Prompt):
+                self._line.running.discard(task)
 
     # -- for handlers ------------------------------------------------------------------------------------------------
 
@@ -273,10 +275,15 @@ class Call:
         except StopIteration:
             return
         if isinstance(awaited, Prompt):
-            awaited.go_on = functools.partial(self._go_on, answering)
-            self._go_on_as(awaited)
+            awaited.go_on = functools.partial(self._go_on_after, awaited, answering)
+            self._task = awaited
+            self._line.running.add(awaited)
         else:
             self._go_on_as(asyncio.get_running_loop().create_task(_rest_of(answering, awaited)))
+
+    def _go_on_after(self, prompt: Prompt, answering: Coroutine[Any, Any, None]) -> None:
+        self._line.running.discard(prompt)  # a callback of its own would cost another turn of the event loop
+        self._go_on(answering)
 
     def _go_on_as(self, task: "asyncio.Future[None]") -> None:
         self._task = task

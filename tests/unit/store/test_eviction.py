@@ -409,8 +409,8 @@ def test_what_turns_out_to_be_damaged_while_it_is_taken_off_is_counted_off_once(
     entry = small.index.entries([damaged.key])[damaged.key]
     listed = Sweeper._listed
 
-    def listed_before_it_is_found(sweeper: Sweeper, number: int) -> dict[bytes, bytes]:
-        found = listed(sweeper, number)
+    def listed_before_it_is_found(sweeper: Sweeper, number: int, live_count: int = -1) -> dict[bytes, bytes]:
+        found = listed(sweeper, number, live_count)
         with small.index.env.begin(write=True) as txn:
             quarantine(small.index, small.layout.segments, txn, damaged.key, entry)
         return found
@@ -422,3 +422,31 @@ def test_what_turns_out_to_be_damaged_while_it_is_taken_off_is_counted_off_once(
         row = small.index.segment(txn, entry.segment)
     assert row is not None
     assert (row.live_count, row.live_bytes) == (1, record_bytes(blobs[0].size_bytes))
+
+
+@pytest.mark.parametrize("dead", [0, 1], ids=["all of it is listed", "one is dead"])
+def test_what_goes_of_a_segment_is_what_the_index_lists_there(small: Upkept, dead: int) -> None:
+    blobs = [*small.put([10_000, 1, 70_000, 300], "written"), *small.put([2_000_000], "large")]
+    small.settled()
+    for digest in blobs[:dead]:
+        entry = small.repository.entry(digest)
+        with small.index.env.begin(write=True) as txn:
+            quarantine(small.index, small.layout.segments, txn, digest.key, entry)
+    numbers = {small.repository.entry(digest).segment for digest in blobs[dead:]}
+    sweeper = small.eviction._sweeper
+    for number in numbers:
+        here = {d.key: e.encode() for d in blobs[dead:] if (e := small.repository.entry(d)).segment == number}
+        with small.index.reading() as txn:
+            row = small.index.segment(txn, number)
+        assert row is not None
+        assert sweeper._listed(number, row.live_count) == sweeper._listed(number) == here
+        assert list(sweeper._listed(number, row.live_count)) == sorted(here)
+
+
+def test_what_is_listed_here_goes_even_where_another_place_in_it_was_expected(small: Upkept) -> None:
+    (digest,) = small.put([10_000], "written")
+    small.settled()
+    entry = small.repository.entry(digest)
+    wrong = entry._replace(offset=entry.offset + 8).encode()
+    small.eviction._sweeper._delete_listed({entry.segment: {digest.key: wrong}})
+    assert small.index.entries([digest.key]) == {}

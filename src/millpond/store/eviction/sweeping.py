@@ -43,7 +43,7 @@ from millpond.store.room.refusals import doubt_everything
 from millpond.store.segments.closure_rows import places_of
 from millpond.store.segments.files import SegmentFile, SegmentFiles, segment_name
 from millpond.store.segments.format import Damaged, record_bytes
-from millpond.store.segments.rebuild import read_keys
+from millpond.store.segments.rebuild import read_places
 from millpond.store.uses.merging import TouchReader
 from millpond.store.uses.table import Uses
 from millpond.store.uses.use import Use
@@ -153,6 +153,7 @@ class Sweeper:
             except NoSpace:
                 return Swept(End.NO_ROOM, copied_bytes=copied)
             copied += kept_bytes
+            row = row._replace(live_count=-1)  # from now on we would have to look
             if self._mark(number, going, rule, touches):
                 self._marked[number] = going
                 if sum(map(len, self._marked.values())) >= _MARKED_AT_ONCE:
@@ -199,7 +200,7 @@ class Sweeper:
 
     def _sorted_out(self, number: int, row: SegmentRow, rule: Rule, touches: TouchReader) -> tuple[Listed, Kept, int]:
         """What goes and what is kept of a segment, and the last use of what goes."""
-        going = listed = self._listed(number)
+        going = listed = self._listed(number, row.live_count)
         if row.suspect:
             return listed, [], 0
         keys = list(listed)
@@ -235,16 +236,18 @@ class Sweeper:
         if leased_until_ms > now:
             doubt_everything(self._layout.refusals, now + limits.REFUSED_MS)
 
-    def _listed(self, number: int) -> Listed:
-        """What the index lists in a segment."""
+    def _listed(self, number: int, live_count: int = -1) -> Listed:
+        """What the index lists in a segment, where ``live_count`` blobs of it were listed a moment ago."""
         try:
-            keys = read_keys(SegmentFile(self._path(number), number))
+            places = read_places(SegmentFile(self._path(number), number))
         except (OSError, Damaged):
             return self._listed_slowly(number)
-        with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
-            found = cursor.getmulti(sorted(set(keys)))
         here = number.to_bytes(4, "little")
-        return {key: entry for key, entry in found if entry[:4] == here}
+        listed = {key: here + place for key, place in sorted(places)}
+        if len(places) == len(listed) == live_count:
+            return listed  # nothing in it is dead
+        with self._index.reading() as txn, txn.cursor(self._index.blobs) as cursor:
+            return {key: entry for key, entry in cursor.getmulti(list(listed)) if entry[:4] == here}
 
     def _listed_slowly(self, number: int) -> Listed:
         """The same, for a segment that cannot tell: all of the index is looked through."""
@@ -393,5 +396,5 @@ class Sweeper:
 
 
 def _newer(keys: Sequence[bytes], entries: Sequence[bytes], found: Sequence[bytes | None]) -> dict[bytes, bytes]:
-    """Those that were found under another entry: they were uploaded again."""
-    return {key: now for key, entry, now in zip(keys, entries, found, strict=True) if now is not None and now != entry}
+    """Those that were found in another segment: they were uploaded again."""
+    return {key: now for key, entry, now in zip(keys, entries, found, strict=True) if now and now[:4] != entry[:4]}

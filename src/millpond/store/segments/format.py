@@ -34,6 +34,7 @@ _SEGMENT_MAGIC = b"MILLPOND"
 _RECORD = struct.Struct("<4sBBHQQ")
 _RECORD_MAGIC = b"blob"
 _FOOTER_ENTRY = struct.Struct("<32sIQQ")
+_FOOTER_PLACE = struct.Struct("<32s20s")
 _FOOTER = struct.Struct("<8sIIQQ")
 _FOOTER_MAGIC = b"MPFOOTER"
 _U64 = struct.Struct("<Q")
@@ -256,6 +257,16 @@ def footer_keys(encoded: bytes, header: SegmentHeader) -> list[bytes]:
     prefix = bytes([header.function])
     entries = footer_entries(encoded, header)
     return [prefix + entries[at : at + _HASH_BYTES] for at in range(0, len(entries), FOOTER_ENTRY_BYTES)]
+
+
+def footer_places(encoded: bytes, header: SegmentHeader) -> list[tuple[bytes, bytes]]:
+    """The keys, and what an encoded ``Entry`` of the index says behind the segment's number.
+
+    Raises:
+        Damaged: it does not verify.
+    """
+    prefix = bytes([header.function])
+    return [(prefix + raw, place) for raw, place in _FOOTER_PLACE.iter_unpack(footer_entries(encoded, header))]
 
 
 def scan(

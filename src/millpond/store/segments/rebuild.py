@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from millpond.core import limits
 from millpond.core.errors import RefusedToStart
 from millpond.disk.files import sync_directory
-from millpond.store.index import Index, SegmentRow, SegmentState
+from millpond.store.index import Entry, Index, SegmentRow, SegmentState
 from millpond.store.segments.files import SegmentFile, segment_name, segment_number
 from millpond.store.segments.format import (
     FOOTER_END_BYTES,
@@ -33,6 +33,7 @@ from millpond.store.segments.format import (
     footer_entries,
     footer_entry,
     footer_keys,
+    footer_places,
     parse_footer,
     record_bytes,
     scan,
@@ -165,6 +166,19 @@ def read_keys(file: SegmentFile) -> list[bytes]:
         return footer_keys(encoded, file.header)
     except Damaged:
         return [record.key for record in read_records(file)[0]]
+
+
+def read_places(file: SegmentFile) -> list[tuple[bytes, bytes]]:
+    """The same with what an encoded ``Entry`` of the index says of them behind the segment's number.
+
+    Raises:
+        OSError, Damaged: it cannot be read.
+    """
+    try:
+        encoded, _ = _footer(file, os.fstat(file.descriptor).st_size)
+        return footer_places(encoded, file.header)
+    except Damaged:
+        return [(record.key, Entry(0, *record[1:]).encode()[4:]) for record in read_records(file)[0]]
 
 
 def _footer(file: SegmentFile, size: int) -> tuple[bytes, int]:

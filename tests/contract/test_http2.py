@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import grpc
@@ -17,6 +20,8 @@ from contract.rpc_client import Client
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core import limits
 from millpond.core.digest import Digest
+from millpond.wire.layout import WriteMessage
+from millpond.wire.receiving import Receiver
 
 CAPABILITIES = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities"
 FIND_MISSING = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs"
@@ -407,3 +412,37 @@ def test_uploads_that_say_nothing_hold_up_no_other(server: LoopbackServer) -> No
         began = time.monotonic()
         client.upload(bytes(3 * limits.MIB))
         assert time.monotonic() - began < 5
+
+
+def test_the_next_message_comes_while_one_is_stored_and_no_more(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, size = bytes(range(256)) * (8 * limits.MIB // 256), 2 * limits.MIB
+    goes_on = threading.Event()
+    accept = Receiver.accept
+
+    async def accepted(receiver: Receiver, message: WriteMessage) -> bool:
+        await asyncio.to_thread(goes_on.wait, 30)
+        return await accept(receiver, message)
+
+    monkeypatch.setattr(Receiver, "accept", accepted)
+    with Client(server.target) as client, ThreadPoolExecutor(1) as writing:
+        name = client.write_name(Digest.of(data))
+        parts = [
+            bytestream_pb2.WriteRequest(
+                resource_name=name, write_offset=at, data=data[at : at + size], finish_write=at + size == len(data)
+            )
+            for at in range(0, len(data), size)
+        ]
+        outcome = writing.submit(client.write, iter(parts))
+        try:
+            assert comes_true(lambda: _received_bytes(server) >= 2 * size)
+            time.sleep(0.2)  # for more to come that should not
+            assert _received_bytes(server) <= 2 * size + 2 * limits.STREAM_WINDOW_BYTES
+        finally:
+            goes_on.set()
+        assert outcome.result(30) == len(data)
+
+
+def _received_bytes(server: LoopbackServer) -> int:
+    return sum(call.received_bytes for one in server.connections() for call in one._calls.values())

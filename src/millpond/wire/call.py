@@ -1,8 +1,8 @@
 """One RPC: what its peer has sent of it, and what it is answered.
 
-The rule: a peer sends only what somebody is waiting for. Bytes count as consumed, so that the peer may send as many
-more, when their message was taken; only those of a message that does not fit into the stream's window, and that its
-handler waits for, count as consumed when they come.
+The rule: a peer sends only what somebody is waiting for, and of a stream the message after that. Bytes count as consumed,
+so that the peer may send as many more, when their message was taken; only those of a message that does not fit into the
+stream's window, and that its handler waits for or will ask for next, count as consumed when they come.
 """
 
 import asyncio
@@ -204,7 +204,6 @@ class Call:
                 await self._reader
             finally:
                 self._reader = None
-            self._wants = False
 
     async def read(self) -> bytes | None:
         """The next message of the request; None after the last."""
@@ -215,6 +214,8 @@ class Call:
         if not self._messages:
             self._release()
             self._consume()
+            if not self.ended:
+                self._make_way()  # the next one comes while this one is dealt with
         return self._unpacked(message)
 
     async def write(self, message: Parts) -> None:

@@ -19,7 +19,7 @@ from millpond.store.eviction.horizon import EVERYTHING_MS, UNIT_BITS, UNIT_BYTES
 from millpond.store.index import ENTRY, Index, SegmentRow, SegmentState
 from millpond.store.segments.files import SegmentFile, segment_name
 from millpond.store.segments.format import Damaged, record_bytes
-from millpond.store.segments.rebuild import read_keys
+from millpond.store.segments.rebuild import read_places
 from millpond.store.uses.table import USE, Uses
 
 _ROWS_AT_ONCE = 20_000
@@ -236,7 +236,7 @@ class Census(Horizon):
     def _count_in_segment(self, number: int, segment: Counted, *, roughly: bool) -> None:
         """Add what lies there; ``roughly``: as a part of it is used."""
         try:
-            keys = read_keys(SegmentFile(self._path(number), number))
+            keys = [key for key, _ in read_places(SegmentFile(self._path(number), number))]
         except (OSError, Damaged):
             return  # what lies there is found by the next pass
         if roughly and number not in self._estimated and len(keys) > 2 * _SAMPLE:

@@ -32,6 +32,7 @@ _BLIND_SECONDS = 1.0
 _PARTING_SECONDS = 0.3
 """Servers let go of what they do not read several times in this."""
 _LINGERING_SECONDS = 1.0
+"""Whoever reads at the pace of a network is through by then, or nearly."""
 
 
 @dataclass(slots=True)

@@ -248,17 +248,6 @@ def parse_footer(encoded: bytes, header: SegmentHeader) -> list[Record]:
     return [Record(prefix + raw, *place) for raw, *place in _FOOTER_ENTRY.iter_unpack(entries)]
 
 
-def footer_keys(encoded: bytes, header: SegmentHeader) -> list[bytes]:
-    """The keys alone, in a third of the time.
-
-    Raises:
-        Damaged: it does not verify.
-    """
-    prefix = bytes([header.function])
-    entries = footer_entries(encoded, header)
-    return [prefix + entries[at : at + _HASH_BYTES] for at in range(0, len(entries), FOOTER_ENTRY_BYTES)]
-
-
 def footer_places(encoded: bytes, header: SegmentHeader) -> list[tuple[bytes, bytes]]:
     """The keys, and what an encoded ``Entry`` of the index says behind the segment's number.
 

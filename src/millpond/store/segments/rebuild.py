@@ -32,7 +32,6 @@ from millpond.store.segments.format import (
     footer_begin,
     footer_entries,
     footer_entry,
-    footer_keys,
     footer_places,
     parse_footer,
     record_bytes,
@@ -155,21 +154,8 @@ def read_records(file: SegmentFile) -> tuple[list[Record], int, bool]:
         return found, found[-1].end if found else SEGMENT_HEADER_BYTES, False
 
 
-def read_keys(file: SegmentFile) -> list[bytes]:
-    """The keys of a segment's records, in the order in which they lie, those of copies of a blob too.
-
-    Raises:
-        OSError, Damaged: it cannot be read.
-    """
-    try:
-        encoded, _ = _footer(file, os.fstat(file.descriptor).st_size)
-        return footer_keys(encoded, file.header)
-    except Damaged:
-        return [record.key for record in read_records(file)[0]]
-
-
 def read_places(file: SegmentFile) -> list[tuple[bytes, bytes]]:
-    """The same with what an encoded ``Entry`` of the index says of them behind the segment's number.
+    """A segment's records in the order in which they lie, those of copies of a blob too, as ``footer_places`` has them.
 
     Raises:
         OSError, Damaged: it cannot be read.

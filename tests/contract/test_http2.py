@@ -20,6 +20,7 @@ from contract.rpc_client import Client
 from millpond._protos.google.bytestream import bytestream_pb2
 from millpond.core import limits
 from millpond.core.digest import Digest
+from millpond.wire.inflow import Inflow
 from millpond.wire.layout import WriteMessage
 from millpond.wire.receiving import Receiver
 
@@ -414,10 +415,14 @@ def test_uploads_that_say_nothing_hold_up_no_other(server: LoopbackServer) -> No
         assert time.monotonic() - began < 5
 
 
-def test_the_next_message_comes_while_one_is_stored_and_no_more(
-    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_roomy", [True, False])
+def test_the_next_message_comes_while_one_is_stored_where_there_is_room_and_no_more(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, is_roomy: bool
 ) -> None:
-    data, size = bytes(range(256)) * (8 * limits.MIB // 256), 2 * limits.MIB
+    if not is_roomy:
+        monkeypatch.setattr(Inflow, "is_roomy", False)
+    most = 2 if is_roomy else 1
+    data, size = bytes([is_roomy, *range(255)]) * (8 * limits.MIB // 256), 2 * limits.MIB
     goes_on = threading.Event()
     accept = Receiver.accept
 
@@ -436,9 +441,9 @@ def test_the_next_message_comes_while_one_is_stored_and_no_more(
         ]
         outcome = writing.submit(client.write, iter(parts))
         try:
-            assert comes_true(lambda: _received_bytes(server) >= 2 * size)
+            assert comes_true(lambda: _received_bytes(server) >= most * size)
             time.sleep(0.2)  # for more to come that should not
-            assert _received_bytes(server) <= 2 * size + 2 * limits.STREAM_WINDOW_BYTES
+            assert _received_bytes(server) <= most * size + 2 * limits.STREAM_WINDOW_BYTES
         finally:
             goes_on.set()
         assert outcome.result(30) == len(data)

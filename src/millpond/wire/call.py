@@ -85,6 +85,7 @@ class Call:
     """A call that was let in. Its handler's :class:`millpond.wire.rpc.Context`."""
 
     __slots__ = (
+        "_ahead",
         "_deframer",
         "_line",
         "_message",
@@ -122,6 +123,7 @@ class Call:
         self._unconsumed = self.received_bytes = 0
         self._seen_bytes = -1
         self._wants = not rpc.reads
+        self._ahead = False
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._task: asyncio.Future[None] | None = None
@@ -161,7 +163,7 @@ class Call:
         if self._reader is not None and (self._messages or ended):
             if not self._reader.done():
                 self._reader.set_result(None)
-        elif self._wants:
+        elif self._wants or self._ahead:
             self._make_way()
         return None
 
@@ -204,6 +206,7 @@ class Call:
                 await self._reader
             finally:
                 self._reader = None
+            self._wants = False
 
     async def read(self) -> bytes | None:
         """The next message of the request; None after the last."""
@@ -214,7 +217,8 @@ class Call:
         if not self._messages:
             self._release()
             self._consume()
-            if not self.ended:
+            self._ahead = not self.ended
+            if self._ahead:
                 self._make_way()  # the next one comes while this one is dealt with
         return self._unpacked(message)
 
@@ -318,7 +322,7 @@ class Call:
         if self._message is not None:
             if not self._messages:
                 self._message.came_bytes = self._deframer.pending_bytes
-        elif (size := self._deframer.in_progress_bytes) > _WIDE_BYTES:
+        elif (size := self._deframer.in_progress_bytes) > _WIDE_BYTES and (self._wants or self._line.inflow.is_roomy):
             came = self._deframer.pending_bytes
             self._message = Message(
                 self._line, size, self._open_window, self._close_window, lambda: self.end(_IN_THE_WAY), came

@@ -1,7 +1,8 @@
 """Room for requests on their way in.
 
 A peer may always send what a stream's window holds. A message that is larger needs the window to be opened for it, and
-that is asked for here, so that all the messages that come at once have a bound.
+that is asked for here, so that all the messages that come at once have a bound. What nobody waits for yet is to be asked for
+only while half of the room is free, or uploads that wait for the disk would hold up all else.
 
 The rule: who stalls holds up nobody, and takes no more than he had. Room goes to whose peer has least of it, no peer gets
 more than half, and from a message that does not come for a moment what it has not used is taken back: its window is
@@ -55,6 +56,11 @@ class Inflow:
     def is_idle(self) -> bool:
         """Whether nothing is on its way, and all room is free."""
         return not self._coming and not self._waiting and self._free == self._room_bytes and not self._of_peer
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether what is not waited for yet may come as well: half of the room is kept for what is."""
+        return 2 * self._free >= self._room_bytes
 
     def ask(self, message: Message) -> None:
         """Have ``message`` opened, now or when there is room."""

@@ -119,3 +119,12 @@ def test_when_what_stands_still_leaves_no_room_the_largest_goes() -> None:
     inflow.look()
     inflow.look()
     assert "b" in ended
+
+
+def test_half_of_the_room_is_kept_for_what_is_waited_for() -> None:
+    inflow = Inflow(100)
+    assert inflow.is_roomy
+    inflow.ask(Message("a peer", 50, lambda: None))
+    assert inflow.is_roomy
+    inflow.ask(Message("another", 1, lambda: None))
+    assert not inflow.is_roomy

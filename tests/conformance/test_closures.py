@@ -118,14 +118,14 @@ def soon_intact(store: Any, row: bytes = ROW, stamp: bytes = STAMP) -> bool:
 
 def test_a_promise_says_where_a_closure_lies_only_when_there_is_nothing_to_settle(store: Store) -> None:
     digests = put(store, b"one", b"two", noise(300_000))
-    assert store.promise([*digests, A], leases=True) == ([A], None)
-    missing, footprint = store.promise(digests, leases=True)
+    assert store.promise([[*digests, A]], leases=True) == [([A], None)]
+    ((missing, footprint),) = store.promise([digests], leases=True)
     assert missing == []
     assert footprint in (None, store.settle(digests))
     settled = store.settle(digests)
-    assert store.promise([*digests, EMPTY], leases=True) in (([], settled), ([], None))
+    assert store.promise([[*digests, EMPTY]], leases=True) in ([([], settled)], [([], None)])
     added = put(store, b"three")
-    assert store.promise(digests + added, leases=True) == ([], None)  # what came last is not durable yet
+    assert store.promise([digests + added], leases=True) == [([], None)]  # what came last is not durable yet
 
 
 # -- settle -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pytest
 
 from millpond.core.digest import Digest
-from millpond.core.errors import NameNotFound, NotReady
+from millpond.core.errors import IncompleteClosure, NameNotFound, NotReady
 from millpond.core.names import Name, Namespace
 from millpond.names.binding import Binding
 from millpond.names.interface import NameIndex, NumberSource
@@ -275,6 +275,34 @@ def test_without_overwriting_a_name_that_is_bound_stays_and_the_others_are_bound
     index.bind_later([(name("a"), binding("second")), (name("b"), binding("second"))], overwrite=False).result()
     assert index.resolve(name("a")) == binding("first")
     assert index.resolve(name("b")) == binding("second")
+
+
+def test_what_comes_first_is_done_before_a_name_is_written(make_names: MakeNames) -> None:
+    index = make_names()
+    seen: list[bool] = []
+
+    def look() -> None:
+        with pytest.raises(NameNotFound):
+            index.resolve(name("key"))
+        seen.append(True)
+
+    index.bind_later([(name("key"), binding("a"))], first=look).result()
+    assert seen == [True]
+    assert index.resolve(name("key")) == binding("a")
+
+
+def test_where_what_comes_first_fails_nothing_is_written(make_names: MakeNames) -> None:
+    index = make_names()
+    why = IncompleteClosure("something is missing")
+
+    def fail() -> None:
+        raise why
+
+    failing = index.bind_later([(name("key"), binding("a")), (name("more"), binding("a"))], first=fail)
+    other = index.bind_later([(name("other"), binding("b"))])
+    assert failing.exception() is why
+    other.result()
+    assert [found for found, _ in index.names()] == [name("other")]
 
 
 def test_of_eight_who_do_not_overwrite_one_wins(make_names: MakeNames) -> None:

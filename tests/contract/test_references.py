@@ -117,7 +117,7 @@ def test_answering_promises_the_whole_tree(server: LoopbackServer, client: Clien
     name, promised = key(), list[Digest]()
     binding(server, name, tree.root)
     promise = server.cache.closures.promise
-    server.cache.closures.promise = lambda asked, **how: promised.extend(asked) or promise(asked, **how)  # type: ignore[method-assign, func-returns-value]
+    server.cache.closures.promise = lambda asked, **how: promised.extend(*asked) or promise(asked, **how)  # type: ignore[method-assign, func-returns-value]
     try:
         assert got(client, name) == tree.root
     finally:

@@ -56,15 +56,24 @@ class Work:
     """A job that is only a function of a transaction."""
 
     def __init__(
-        self, apply: Callable[[Transaction], Any], *, rows: int = ROWS, failed: Callable[[], None] | None = None
+        self,
+        apply: Callable[[Transaction], Any],
+        *,
+        rows: int = ROWS,
+        first: Callable[[], None] | None = None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
+        """``first`` prepares it; where it raises, that is the outcome."""
         self.outcome: Outcome[Any] = Outcome()
         self.apply = apply
         self.rows = rows
+        self._first = first
         self._failed = failed
 
     def prepare(self) -> None:
-        """Nothing."""
+        """Do what comes first."""
+        if self._first is not None:
+            self._first()
 
     def committed(self) -> None:
         """Nothing."""

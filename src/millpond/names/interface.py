@@ -1,6 +1,6 @@
 """The roles that names play for the rest of Millpond."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from millpond.core.names import Name, Namespace
@@ -31,10 +31,18 @@ class NameIndex(Protocol):
 
         """
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Outcome[None]":
-        """As :meth:`bind`, without waiting: the future is done when the bindings are durable, or fails as bind would.
+    def bind_later(
+        self,
+        bindings: Sequence[tuple[Name, Binding]],
+        *,
+        overwrite: bool = True,
+        first: Callable[[], None] | None = None,
+    ) -> "Outcome[None]":
+        """As :meth:`bind`, without waiting: the outcome is there when the bindings are durable, or fails as bind would.
 
-        Without ``overwrite`` a name that is bound stays as it is, whoever bound it in this very moment.
+        Without ``overwrite`` a name that is bound stays as it is, whoever bound it in this very moment. ``first`` is called
+        once, before they are written, perhaps by another thread, and must not wait for long. What it raises is the
+        outcome, and nothing is written then.
 
         Raises:
             NotReady: the index is closed.

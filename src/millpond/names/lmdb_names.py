@@ -114,7 +114,13 @@ class LmdbNames:
         """See :meth:`NameIndex.bind`."""
         self.bind_later(bindings).result()
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Outcome[None]":
+    def bind_later(
+        self,
+        bindings: Sequence[tuple[Name, Binding]],
+        *,
+        overwrite: bool = True,
+        first: Callable[[], None] | None = None,
+    ) -> "Outcome[None]":
         """See :meth:`NameIndex.bind_later`."""
         rows = [(name.row, self._recent.value_of(name, binding)) for name, binding in bindings]
 
@@ -123,7 +129,7 @@ class LmdbNames:
             grown_bytes = sum([self._put(transaction, row, value) for row, value in put])
             self._consequences.changed(transaction, [row for row, _ in put], grown_bytes)
 
-        return self._open_writer().submit(Work(write, rows=sum([_rows(value) for _, value in rows])))
+        return self._open_writer().submit(Work(write, rows=sum([_rows(value) for _, value in rows]), first=first))
 
     def resolve(self, name: Name) -> Binding:
         """See :meth:`NameIndex.resolve`."""
@@ -225,14 +231,12 @@ class LmdbNames:
 
     def version(self) -> int:
         """A number that grows with every change by any process, of whatever is kept here."""
-        last: int = self._env.info()["last_txnid"]
-        return last
+        return int(self._env.info()["last_txnid"])
 
     def count(self) -> int:
         """How many names there are."""
         with self._reading() as transaction:
-            entries: int = transaction.stat(self._bindings)["entries"]
-        return entries
+            return int(transaction.stat(self._bindings)["entries"])
 
     def held_bytes(self) -> int:
         """What names take."""

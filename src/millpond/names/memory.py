@@ -4,7 +4,7 @@ The rule: it keeps every promise that can be kept without a disk. A :class:`Shel
 index that is closed, and several indexes may stand on one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -36,12 +36,24 @@ class MemoryNames:
         with shelf.lock:
             shelf.bindings.update(encoded)
 
-    def bind_later(self, bindings: Sequence[tuple[Name, Binding]], *, overwrite: bool = True) -> "Outcome[None]":
+    def bind_later(
+        self,
+        bindings: Sequence[tuple[Name, Binding]],
+        *,
+        overwrite: bool = True,
+        first: Callable[[], None] | None = None,
+    ) -> "Outcome[None]":
         """See :meth:`NameIndex.bind_later`."""
         shelf = self._open_shelf()
+        bound: Outcome[None] = Outcome()
+        try:
+            if first is not None:
+                first()
+        except Exception as failure:
+            bound.set_exception(failure)
+            return bound
         with shelf.lock:
             self.bind([one for one in bindings if overwrite or one[0] not in shelf.bindings])
-        bound: Outcome[None] = Outcome()
         bound.set_result(None)
         return bound
 

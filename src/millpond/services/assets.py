@@ -19,12 +19,14 @@ from millpond.core.errors import (
     InvalidRequest,
     NameNotFound,
     TooMuch,
+    WouldBlock,
 )
 from millpond.core.names import ARTIFACT_URN, REFERENCE_URN, Name, Namespace, asset_key
 from millpond.core.outcome import Outcome
 from millpond.names.binding import Binding
 from millpond.services import closure
 from millpond.services.cache import Cache
+from millpond.services.joint_promises import LatePromise
 from millpond.store.interface import Footprint, KnownClosure
 
 Qualifiers = Sequence[tuple[str, str]]
@@ -134,28 +136,37 @@ class PendingPush:
         binding: Binding,
         footprint: Footprint | None = None,
         *,
+        late: LatePromise | None = None,
         overwrite: bool = True,
     ) -> None:
+        """``footprint``: where its closure lies, which is promised and durable. ``late``: instead, what is to be promised."""
         self.cache = cache
         self._names = names
         self._binding = binding
         self._footprint = footprint
-        self.bound: Outcome[None] = cache.names.bind_later([(name, binding) for name in names], overwrite=overwrite)
+        self._late = late
+        self.bound: Outcome[None] = cache.names.bind_later(
+            [(name, binding) for name in names], overwrite=overwrite, first=None if late is None else late.make
+        )
 
     @property
     def known(self) -> list[KnownClosure]:
         """Where the closure of each of its names lies, if it is here."""
-        if self._footprint is None:
+        footprint = self._footprint if self._late is None else self._late.footprint
+        if footprint is None:
             return []
         # The clock was looked at before the closure was walked.
         stamp, promised_ms = self._binding.stamp, self._binding.pushed_at_ms
-        return [KnownClosure(name.row, stamp, self._footprint, promised_ms) for name in self._names]
+        return [KnownClosure(name.row, stamp, footprint, promised_ms) for name in self._names]
 
 
 def begin_push(
     cache: Cache, instance: str, namespace: Namespace, request: AssetPush, *, pushed_by: str, wait: bool = True
 ) -> PendingPush:
     """Bind all URIs of ``request``, or none. Durable when the result is bound, with everything that they need (I2).
+
+    Without ``wait`` what they need is promised with that of others, just before they are written together. Then WouldBlock
+    is also what may come of it: something is missing, perhaps, or not durable yet. Begin again, and wait.
 
     Raises:
         InvalidRequest: a malformed request, or a blob that is not what its place in the closure says.
@@ -168,10 +179,13 @@ def begin_push(
         raise InvalidRequest(f"at most {limits.REFERENCES} references in one push")
     now = cache.clock()
     names = [Name(instance, namespace, asset_key(uri, request.qualifiers)) for uri in dict.fromkeys(request.uris)]
-    closure_bytes, footprint, foreign = 0, None, False
-    if not cache.index_only:
+    closure_bytes, footprint, late, foreign = 0, None, None, False
+    if not cache.index_only and not wait:
+        found = _unsettled(cache, names, request)
+        closure_bytes, late = found.size_bytes, cache.promises.later(found.digests)
+    elif not cache.index_only:
         try:
-            found, footprint = _settled(cache, names, request, wait=wait)
+            found, footprint = _settled(cache, names, request)
             closure_bytes = found.size_bytes
         except IncompleteClosure:
             if not request.foreign or not _is_foreign(cache, names, request):
@@ -188,7 +202,7 @@ def begin_push(
         foreign=foreign,
         message=request.message,
     )
-    return PendingPush(cache, names, binding, footprint, overwrite=request.overwrite)
+    return PendingPush(cache, names, binding, footprint, late=late, overwrite=request.overwrite)
 
 
 def finish(pushes: Sequence[PendingPush]) -> None:
@@ -212,15 +226,28 @@ def _is_foreign(cache: Cache, names: Sequence[Name], request: AssetPush) -> bool
     return not cache.closures.holds_any(named) and not cache.closures.was_refused(named)
 
 
-def _settled(
-    cache: Cache, names: Sequence[Name], request: AssetPush, *, wait: bool
-) -> tuple[closure.Closure, Footprint]:
+def _strictest(names: Sequence[Name]) -> str:
+    """The key whose rule counts: artifacts alone may have holes in their optional trees."""
+    return next((name.key for name in names if not name.key.startswith(ARTIFACT_URN)), names[0].key)
+
+
+def _unsettled(cache: Cache, names: Sequence[Name], request: AssetPush) -> closure.Closure:
+    """The closure, if it is known without a walk. Nobody knows yet whether it is held.
+
+    Raises:
+        WouldBlock: it is not.
+    """
+    try:
+        return closure.without_trees(cache.blobs, names[0].namespace, _strictest(names), request)
+    except IncompleteClosure:  # whether it is foreign then is no question for an event loop
+        raise WouldBlock from None
+
+
+def _settled(cache: Cache, names: Sequence[Name], request: AssetPush) -> tuple[closure.Closure, Footprint]:
     """The closure, held and durable; looked for anew when eviction took a blob between the walk and the last look."""
-    # Of several URIs the strictest rule counts: artifacts alone may have holes in their optional trees.
-    key = next((name.key for name in names if not name.key.startswith(ARTIFACT_URN)), names[0].key)
     for _ in range(_TRIES):
         try:
-            return _held_and_durable(cache, names[0].namespace, key, request, leases=True, wait=wait)
+            return _held_and_durable(cache, names[0].namespace, _strictest(names), request, leases=True, wait=True)
         except BlobNotFound as gone:
             why = str(gone)
     raise IncompleteClosure(why)
@@ -237,7 +264,7 @@ def _held_and_durable(
     footprints: list[Footprint | None] = []
 
     def promise(digests: Sequence[Digest], *, wait: bool = True) -> list[Digest]:
-        promised = cache.closures.promise(digests, leases=leases, wait=wait)
+        (promised,) = cache.closures.promise([digests], leases=leases, wait=wait)
         footprints.append(promised.footprint)
         return promised.missing
 

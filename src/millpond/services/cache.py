@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from millpond.core.clock import Clock
 from millpond.names.interface import NameIndex
+from millpond.services.joint_promises import JointPromises
 from millpond.store.interface import BlobStore, Closures
 from millpond.store.uses.counts import Counts
 
@@ -22,3 +23,8 @@ class Cache:
     """Accept names all of whose blobs live elsewhere (see ``services.assets``)."""
     counts: Counts = field(default_factory=Counts)
     """Hits and misses, added up by the services."""
+    promises: JointPromises = field(init=False)
+    """For pushes that are committed together."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "promises", JointPromises(self.closures))

@@ -78,8 +78,6 @@ def walk(
 
     ``promise``: how; without it ``blobs`` is asked which are missing.
 
-    With ``wait=False`` no tree is walked, however small: that is no work for an event loop.
-
     Raises:
         IncompleteClosure: something required is not held.
         InvalidRequest: something that should be a Directory is none.
@@ -87,13 +85,15 @@ def walk(
         WouldBlock: there is a tree to walk, or a lock or a disk to wait for, and ``wait`` is False.
     """
     promise = promise or blobs.find_missing
-    roots = _roots(blobs, namespace, key, referring, wait=wait)
-    if not wait and (roots.trees or roots.optional_trees):
-        raise WouldBlock
+    if not wait:
+        treeless = without_trees(blobs, namespace, key, referring)
+        _promise(promise, treeless.digests, wait=False)
+        return treeless
+    roots = _roots(blobs, namespace, key, referring, wait=True)
     found = _Collected()
     found.add(roots.blobs)
     _walk_tree(blobs, roots.trees, found)
-    _promise(promise, found.digests, wait=wait)
+    _promise(promise, found.digests)
     for root in roots.optional_trees:
         attempt = _Collected()
         try:
@@ -102,6 +102,21 @@ def walk(
         except IncompleteClosure:
             continue
         found.add(attempt.digests)
+    return Closure(list(found.digests))
+
+
+def without_trees(blobs: BlobStore, namespace: Namespace, key: str, referring: Referring) -> Closure:
+    """The closure of ``referring`` if no tree belongs to it. Nothing is promised yet, and nobody knows what is held.
+
+    Raises:
+        IncompleteClosure, InvalidRequest, TooMuch: as :func:`walk`.
+        WouldBlock: there is a tree, however small: to walk it is no work for an event loop. Or a disk to wait for.
+    """
+    roots = _roots(blobs, namespace, key, referring, wait=False)
+    if roots.trees or roots.optional_trees:
+        raise WouldBlock
+    found = _Collected()
+    found.add(roots.blobs)
     return Closure(list(found.digests))
 
 

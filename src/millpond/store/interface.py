@@ -140,12 +140,16 @@ class Closures(Protocol):
 
         """
 
-    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:
-        """Which of a closure are not held; when all are, they are promised.
+    def promise(self, closures: Sequence[Sequence[Digest]], *, leases: bool, wait: bool = True) -> "list[Promised]":
+        """For each of ``closures`` which of it are not held; when all are, they are promised.
 
         With ``leases`` until the push is through that names them; without, as what was used a moment ago: by a fetch.
         Unlike :meth:`BlobStore.find_missing` it is no client who is told that they are held, so no lease of a client
         depends on it. And what is left of a broken closure is not promised: it would stay in the place of whole ones.
+
+        Raises:
+            NotReady: what is to be leased could not be noted.
+            WouldBlock: there is a lock or a disk to wait for, and ``wait`` is False. Nothing was promised.
         """
 
     def remember(self, closures: Sequence[KnownClosure], *, ends_leases: bool = False) -> None:

@@ -122,8 +122,17 @@ class MemoryStore:
             if kept:
                 self._uploads[session] = kept
 
-    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:  # noqa: ARG002
-        """All or nothing."""
+    def promise(
+        self,
+        closures: Sequence[Sequence[Digest]],
+        *,
+        leases: bool,
+        wait: bool = True,  # noqa: ARG002
+    ) -> list[Promised]:
+        """Each wholly or not at all."""
+        return [self._promise(digests, leases=leases) for digests in closures]
+
+    def _promise(self, digests: Sequence[Digest], *, leases: bool) -> Promised:
         wanted = [digest for digest in dict.fromkeys(digests) if digest != EMPTY]
         with self._lock:
             missing = [digest for digest in wanted if digest not in self._blobs]

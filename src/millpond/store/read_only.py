@@ -54,9 +54,15 @@ class ReadOnlyStore:
         """No upload was ever begun."""
         return 0
 
-    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:  # noqa: ARG002
+    def promise(
+        self,
+        closures: Sequence[Sequence[Digest]],
+        *,
+        leases: bool,  # noqa: ARG002
+        wait: bool = True,
+    ) -> list[Promised]:
         """As :meth:`find_missing`."""
-        return Promised(self.find_missing(digests, wait=wait), None)
+        return [Promised(self.find_missing(digests, wait=wait), None) for digests in closures]
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:  # noqa: ARG002
         """Look only."""

@@ -252,18 +252,17 @@ class SegmentStore:
 
     # -- Closures ---------------------------------------------------------------------------------------------------
 
-    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:
-        """All of it or nothing."""
-        digests = [digest for digest in digests if digest != EMPTY]
-        if not digests:
-            return Promised([], Footprint(()))
+    def promise(self, closures: Sequence[Sequence[Digest]], *, leases: bool, wait: bool = True) -> list[Promised]:
+        """Each wholly or not at all."""
+        wanted = [[digest for digest in digests if digest != EMPTY] for digests in closures]
 
-        def look() -> tuple[Look, Sequence[bytes]]:
-            seen = self._durability.look(digests)
-            return seen, () if seen.missing else [digest[0] for digest in digests]
+        def look() -> tuple[list[Look], Sequence[bytes]]:
+            looks = self._durability.look(wanted)
+            whole = [digests for digests, seen in zip(wanted, looks, strict=True) if not seen.missing]
+            return looks, [digest[0] for digests in whole for digest in digests]
 
-        seen = self._noted(Kind.WALKED if leases else Kind.USED, look, wait=wait)
-        return Promised(seen.missing, seen.footprint)
+        looks = self._noted(Kind.WALKED if leases else Kind.USED, look, wait=wait)
+        return [Promised(seen.missing, seen.footprint) for seen in looks]
 
     def settle(self, digests: Sequence[Digest], *, wait: bool = True) -> Footprint:
         """Make durable, check again, tell where it lies."""

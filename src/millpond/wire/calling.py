@@ -134,10 +134,9 @@ class Caller:
             NoSpace, NotReady: it was not written; and whatever ``begin`` raises.
         """
         try:
-            pending = begin(*args, wait=False)
+            await self._finishing.through(begin(*args, wait=False))
         except WouldBlock:
-            pending = await self.writing(begin, *args, wait=True)
-        await self._finishing.through(pending)
+            await self._finishing.through(await self.writing(begin, *args, wait=True))
 
     def close(self) -> None:
         """Let running calls end; start no more."""

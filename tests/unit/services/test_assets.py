@@ -32,9 +32,9 @@ class Spy(MemoryStore):
         self.settled: set[Digest] = set()
         self.fails: Exception | None = None
 
-    def promise(self, digests: Sequence[Digest], *, leases: bool, wait: bool = True) -> Promised:
+    def promise(self, closures: Sequence[Sequence[Digest]], *, leases: bool, wait: bool = True) -> list[Promised]:
         self.said.append("promise" if leases else "use")
-        return super().promise(digests, leases=leases, wait=wait)
+        return super().promise(closures, leases=leases, wait=wait)
 
     def settle(self, digests: Sequence[Digest], **options: Any) -> Footprint:
         self.said.append("settle")

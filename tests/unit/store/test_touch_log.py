@@ -350,12 +350,12 @@ def test_the_store_notes_what_it_promises_and_serves(tmp_path: Path) -> None:
     stream.finish()
     assert noted(Kind.LEASED) == [digest.key] * 4
     # What is left of a broken closure is not kept in the place of whole ones.
-    assert store.promise([digest, never], leases=True).missing == [never]
+    assert store.promise([[digest, never]], leases=True)[0].missing == [never]
     assert noted(Kind.WALKED) == []
-    assert store.promise([digest], leases=True) == ([], None)
+    assert store.promise([[digest], [never]], leases=True) == [([], None), ([never], None)]
     assert noted(Kind.WALKED) == [digest.key]
     assert noted(Kind.USED) == []
-    assert store.promise([digest], leases=False) == ([], None)
+    assert store.promise([[digest]], leases=False) == [([], None)]
     assert noted(Kind.WALKED) == [digest.key]
     assert noted(Kind.USED) == [digest.key]
     store.read_many([digest, never])

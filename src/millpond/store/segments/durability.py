@@ -42,14 +42,15 @@ class Durability:
             NotReady: a disk refused to sync.
             WouldBlock: something must be synced, and ``wait`` is False.
         """
-        look = self.look(digests)
+        (look,) = self.look([digests])
         if not look.volatile:
             return _settled(look)
         if not wait:
             raise WouldBlock
         synced = {number: self._sync(number) for number in look.volatile}
         if not any(synced.values()):
-            return _settled(self.look(digests))
+            (look,) = self.look([digests])
+            return _settled(look)
 
         def apply(txn: Transaction) -> Footprint:
             for number, end in synced.items():
@@ -79,10 +80,10 @@ class Durability:
             raise NotReady("the cache could not write to its disk: try again, and tell its maintainer") from None
         return row.end
 
-    def look(self, digests: Sequence[Digest]) -> "Look":
-        """One look at ``digests``. Promises nothing."""
+    def look(self, closures: Sequence[Sequence[Digest]]) -> "list[Look]":
+        """One look at each of ``closures``. Promises nothing."""
         with self._index.reading() as txn:
-            return self._look(txn, digests)
+            return [self._look(txn, digests) for digests in closures]
 
     def _look(self, txn: Transaction, digests: Sequence[Digest]) -> "Look":
         found, rows = self._index.find_in(txn, sorted([digest[0] for digest in digests]))

@@ -67,6 +67,40 @@ def test_a_segment_that_nobody_has_open_is_free_at_once(leaving: Leaving) -> Non
     assert (leaving.going(), len(leaving.departing)) == ([], 0)
 
 
+def test_its_blocks_return_before_its_name_goes(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XFS returns those of a removed file in the background, and meanwhile others would be given their room."""
+    taken_bytes = unlinked(monkeypatch)
+    leaving.segment(1)
+    leaving.depart(1)
+    assert taken_bytes == [0]
+
+
+def test_what_somebody_may_be_reading_is_removed_whole(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "leases")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(departing_module, "_BLIND_SECONDS", 0)
+    taken_bytes = unlinked(monkeypatch)
+    with leaving.segment(1).open("rb") as reader:
+        leaving.depart(1)
+        assert reader.read() == bytes(64 * KIB)
+    assert taken_bytes == [64 * KIB]
+
+
+def unlinked(patch: pytest.MonkeyPatch) -> list[int]:
+    """How long files are when they are removed."""
+    sizes: list[int] = []
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        sizes.append(os.stat(path).st_size)
+        real(path)
+
+    patch.setattr(os, "unlink", unlink)
+    return sizes
+
+
 def test_what_is_read_slowly_is_known_to_linger(leaving: Leaving, monkeypatch: pytest.MonkeyPatch) -> None:
     descriptor = os.open(leaving.segment(1), os.O_RDONLY)
     leaving.depart(1)

@@ -39,6 +39,7 @@ _LINGERING_SECONDS = 1.0
 class _Leaving:
     path: str
     descriptor: int
+    is_leased: bool = False
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -55,7 +56,30 @@ class _Leaving:
             if failure.errno == errno.EAGAIN:
                 return False
             return time.monotonic() - self.since > _BLIND_SECONDS
+        self.is_leased = True
         return True
+
+    def end(self) -> None:
+        """Remove it, once nobody else has it open. Its blocks have returned then."""
+        try:
+            if (
+                self.is_leased
+            ):  # XFS returns those of a removed file some time later, and those of a truncated one at once
+                with suppress(OSError):
+                    os.ftruncate(self.descriptor, 0)
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+        finally:
+            os.close(self.descriptor)  # the last one; and the lease, or our next open breaks it
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError:  # not ours, or a disk that takes no writes any more
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Departing:
@@ -106,18 +130,13 @@ class Departing:
             self._leaving[number].path = path
         else:
             with suppress(FileNotFoundError):
-                self._leaving[number] = _Leaving(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                self._leaving[number] = _Leaving(path, _opened(path))
 
     def collect(self) -> int:
         """Free what nobody has open any more; how many bytes that were."""
         gone = [number for number, file in self._leaving.items() if file.is_only_ours()]
         for number in gone:
-            file = self._leaving.pop(number)
-            try:
-                with suppress(FileNotFoundError):
-                    os.unlink(file.path)
-            finally:
-                os.close(file.descriptor)  # the last one: its blocks return; and the lease, or our next open breaks it
+            self._leaving.pop(number).end()
         return self._free(gone)
 
     def take_over(self) -> int:

@@ -14,6 +14,9 @@ from millpond.core.digest import Digest
 from millpond.core.errors import WouldBlock
 from millpond.store.interface import Closures, Footprint
 
+_AT_ONCE = 1000
+"""Blobs. To look for so many takes about a millisecond, in which eviction and whoever else commits must wait."""
+
 
 class LatePromise:
     """A closure that is to be promised. Its fields are :class:`JointPromises`' own."""
@@ -51,16 +54,29 @@ class JointPromises:
         self._making = threading.Lock()
 
     def later(self, digests: Sequence[Digest]) -> LatePromise:
-        """All of ``digests``, to be promised in the end by :meth:`LatePromise.make`."""
+        """All of ``digests``, to be promised in the end by :meth:`LatePromise.make`.
+
+        Raises:
+            WouldBlock: they are so many that others would wait for it.
+        """
+        if len(digests) > _AT_ONCE:
+            raise WouldBlock
         late = LatePromise(self, digests)
         self._waiting.append(late)
         return late
 
     def make(self, late: LatePromise) -> None:
-        """Promise all that wait if ``late`` is one of them."""
+        """Promise what waits, in the order in which it came, until ``late`` is promised."""
         with self._making:
-            if late.found is None:
-                self._make([self._waiting.popleft() for _ in range(len(self._waiting))])
+            while late.found is None:
+                self._make(self._next())
+
+    def _next(self) -> list[LatePromise]:
+        some = [self._waiting.popleft()]
+        left = _AT_ONCE - len(some[0].digests)
+        while self._waiting and (left := left - len(self._waiting[0].digests)) >= 0:
+            some.append(self._waiting.popleft())
+        return some
 
     def _make(self, some: Sequence[LatePromise]) -> None:
         try:

@@ -9,6 +9,7 @@ import pytest
 from millpond.core.clock import wall_clock
 from millpond.core.digest import Digest
 from millpond.core.errors import NotReady, WouldBlock
+from millpond.services import joint_promises
 from millpond.services.joint_promises import JointPromises
 from millpond.store.interface import Footprint, Promised
 from millpond.store.memory import MemoryStore
@@ -23,6 +24,7 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__(1 << 20, wall_clock)
         self.asked: list[list[Digest]] = []
+        self.calls: list[int] = []
         self.fails: Exception | None = None
         self.busy = threading.Event()
         self.go = threading.Event()
@@ -34,10 +36,14 @@ class Store(MemoryStore):
         self.busy.set()
         self.go.wait(10)
         self.asked += [list(digests) for digests in closures]
+        self.calls.append(len(closures))
         if self.fails:
             raise self.fails
         missing = [[digest for digest in digests if digest is MISSING] for digests in closures]
-        return [Promised(gone, PLACES.get(digests[0])) for gone, digests in zip(missing, closures, strict=True)]
+        return [
+            Promised(gone, PLACES.get(digests[0]) if digests else Footprint(()))
+            for gone, digests in zip(missing, closures, strict=True)
+        ]
 
 
 @pytest.fixture
@@ -62,6 +68,21 @@ def test_what_waits_is_promised_at_once_and_only_once(store: Store, promises: Jo
     late = promises.later([HELD])
     late.make()
     assert store.asked[2:] == [[HELD]]
+
+
+def test_so_much_is_promised_in_one_go_and_no_more(
+    store: Store, promises: JointPromises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody holds up eviction, and all others' commits, by pushes that refer to very much."""
+    monkeypatch.setattr(joint_promises, "_AT_ONCE", 3)
+    with pytest.raises(WouldBlock):
+        promises.later([HELD] * 4)
+    some = [promises.later([HELD] * size) for size in (2, 2, 3, 0, 1)]
+    some[0].make()
+    assert store.calls == [1]
+    some[4].make()
+    assert store.calls == [1, 1, 2, 1]
+    assert None not in [late.footprint for late in some]
 
 
 @pytest.mark.parametrize("more", [VOLATILE, MISSING])

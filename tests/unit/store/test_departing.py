@@ -88,6 +88,14 @@ def test_what_somebody_may_be_reading_is_removed_whole(leaving: Leaving, monkeyp
     assert taken_bytes == [64 * KIB]
 
 
+def test_a_copy_that_is_made_of_links_stays_whole(leaving: Leaving, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    os.link(leaving.segment(1), copy)
+    leaving.depart(1)
+    assert copy.read_bytes() == bytes(64 * KIB)
+    assert leaving.charged_bytes == 0
+
+
 def unlinked(patch: pytest.MonkeyPatch) -> list[int]:
     """How long files are when they are removed."""
     sizes: list[int] = []

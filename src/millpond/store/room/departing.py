@@ -62,9 +62,9 @@ class _Leaving:
     def end(self) -> None:
         """Remove it, once nobody else has it open. Its blocks have returned then."""
         try:
-            if (
-                self.is_leased
-            ):  # XFS returns those of a removed file some time later, and those of a truncated one at once
+            # XFS returns the blocks of a removed file some time later, and those of a truncated one at once. A file that
+            # has another name is somebody's copy of the repository, made of links.
+            if self.is_leased and os.fstat(self.descriptor).st_nlink == 1:
                 with suppress(OSError):
                     os.ftruncate(self.descriptor, 0)
             with suppress(FileNotFoundError):

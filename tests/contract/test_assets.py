@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -240,6 +242,28 @@ def test_what_is_not_all_held_does_not_become_a_name(assets: Assets, new: Callab
         assets.fetch(name)
     assets.push(name, digest=digest, **{field: [message_of(new())]})
     assert assets.fetched(name) == digest
+
+
+@pytest.mark.row("Asset Push")
+def test_of_pushes_that_come_at_once_each_is_answered_for_itself(client: Client, new: Callable[[], Digest]) -> None:
+    """They are promised and committed together: what one lacks is nobody else's trouble, how much one names neither."""
+    assets, names = Assets(client, "Blob"), [uri() for _ in range(24)]
+    held = client.put(*(f"{at}/{uuid4()}".encode() for at in range(1200)))
+    more = {"none": [], "hole": [ABSENT], "much": held}
+    kinds = list(more) * 8
+    digests = [new() for _ in names]
+    client.call("PushBlob", uris=[uri()], blob_digest=message_of(digests[-1]), references_blobs=map(message_of, held))
+
+    def push(number: int) -> None:
+        references = [message_of(digest) for digest in more[kinds[number]]]
+        with refused("FAILED_PRECONDITION", str(ABSENT)) if kinds[number] == "hole" else nullcontext():
+            assets.push(names[number], digest=digests[number], references_blobs=references)
+
+    with ThreadPoolExecutor(8) as callers:
+        list(callers.map(push, range(len(names))))
+    for name, kind, digest in zip(names, kinds, digests, strict=True):
+        with refused("NOT_FOUND") if kind == "hole" else nullcontext():
+            assert assets.fetched(name) == digest
 
 
 @pytest.mark.row("Asset Push")

@@ -1,11 +1,11 @@
-"""The load generator: raw bytes through ``grpc.aio``, several calls in flight over several connections.
+"""The load generator: callers on one event loop, each with one call at a time, over several connections.
 
-What was tried, against buildbox-casd on a machine with two cores (empty calls per second, the best of each):
-blocking calls from 32 threads 6 700; two such processes 6 900; futures from one thread 5 400; ``grpc.aio`` with asyncio's
-own loop 10 700; with uvloop 12 400 to 14 200; two processes of that 12 000 to 14 900, no better within the noise and one
-more contender for two cores. So: one process, ``grpc.aio``, uvloop. More than 32 calls in flight and more than four
-connections gave it nothing more. (One connection is as good as four, but reaches only one of several workers.)
-FindMissingBlobs of 10 000 digests: 60 to 69 calls per second whatever the generator, so the server is the limit.
+It should cost so little beside a server that the server is what is measured. Calls are made by :mod:`benchmarks.calls`, and
+what an answer sets off, down to the next request, is done where it was read. Empty calls, 32 in flight, on a machine with two
+cores: 7 to 8 us of CPU each, where ``grpc.aio`` with uvloop, which this was before, took 35 to 40 us, more than any server,
+and blocking calls from threads took more again; two generators at a time brought nothing.
+
+CROWD_PLACEHOLDER
 
 The same generator, with the same settings, loads every server.
 """
@@ -15,16 +15,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import grpc
 import uvloop
 
 from benchmarks import messages, processes
+from benchmarks.calls import Answered, CallFailed, Connection, Pieces, messages_in
 from benchmarks.keys import Keys
 
 CONNECTIONS = 4
@@ -32,14 +33,8 @@ CONNECTIONS = 4
 PHASE_SECONDS = 300.0
 
 Answer = TypeVar("Answer")
-
-_OPTIONS = [
-    # Otherwise channels to one address share one connection, and with it one worker of the server.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # The name in the certificate, whatever the address.
-    ("grpc.ssl_target_name_override", "localhost"),
-]
+Send = Callable[[int, Any, Answered], None]
+"""Sends a request for a caller, who is a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +62,9 @@ class Generator:
         """
         self._address = address
         self._pid, self._workers = pid, workers
-        self._credentials = keys and grpc.ssl_channel_credentials(
-            root_certificates=keys.server_cert.read_bytes(),
-            private_key=keys.client_key.read_bytes(),
-            certificate_chain=keys.client_cert.read_bytes(),
-        )
+        self._tls = None if keys is None else _tls(keys)
         self._runner = runner
-        self._channels: list[grpc.aio.Channel] = []
+        self._connections: list[Connection] = []
 
     def __enter__(self) -> Generator:
         self._run(self._connect())
@@ -84,28 +75,16 @@ class Generator:
 
     def unary(self, method: str, requests: Sequence[bytes], *, in_flight: int) -> Timed:
         """One answer per request."""
-        calls = [channel.unary_unary(method) for channel in self._channels]
-        return self._timed(requests, in_flight, lambda caller, request: calls[caller % len(calls)](request))
+        return _each(_only, self._timed(self._all(requests, in_flight, _in_turn(self._connections, method))))
 
     def read(self, requests: Sequence[bytes], *, in_flight: int, keep: bool) -> Timed:
         """ByteStream.Read; each answer is the list of messages, or with ``keep=False`` their total size only."""
-        calls = [channel.unary_stream(messages.READ) for channel in self._channels]
-
-        async def kept(caller: int, request: bytes) -> list[bytes]:
-            return [message async for message in calls[caller % len(calls)](request)]
-
-        async def counted(caller: int, request: bytes) -> int:
-            total_bytes = 0
-            async for message in calls[caller % len(calls)](request):
-                total_bytes += len(message)
-            return total_bytes
-
-        return self._timed(requests, in_flight, kept if keep else counted)
+        send = _in_turn(self._connections, messages.READ, keep=keep)
+        return _each(messages_in if keep else sum, self._timed(self._all(requests, in_flight, send)))
 
     def write(self, uploads: Sequence[Sequence[bytes]], *, in_flight: int) -> Timed:
         """ByteStream.Write, one stream per upload."""
-        calls = [channel.stream_unary(messages.WRITE) for channel in self._channels]
-        return self._timed(uploads, in_flight, lambda caller, upload: calls[caller % len(calls)](iter(upload)))
+        return _each(_only, self._timed(self._all(uploads, in_flight, _in_turn(self._connections, messages.WRITE))))
 
     def write_while_reading(
         self, updates: Sequence[bytes], reads: Sequence[bytes], *, writers: int, reads_per_second: int
@@ -115,116 +94,160 @@ class Generator:
         A read's clock starts when it was due, not when it was sent: one that waits delays no other and hides nothing.
         The reader has a connection of its own.
         """
-        update = [channel.unary_unary(messages.BATCH_UPDATE_BLOBS) for channel in self._channels[1:]]
-        read = self._channels[0].unary_stream(messages.READ)
+        reader, *others = self._connections
+        update = _in_turn(others, messages.BATCH_UPDATE_BLOBS)
         latencies: list[float] = []
-        done = asyncio.Event()
+        failed: list[Pieces | CallFailed] = []
+        is_over = False
 
-        async def one(due: float, request: bytes) -> None:
-            answer = [message async for message in read(request)]
+        def answered(due: float, answer: Pieces | CallFailed) -> None:
             latencies.append(time.perf_counter() - due)
-            if not answer:
-                raise messages.UnexpectedAnswer("a read was answered with nothing")
+            if not answer or isinstance(answer, CallFailed):
+                failed.append(answer)
 
-        async def reader() -> None:
+        async def read() -> None:
             begin = time.perf_counter()
-            async with asyncio.TaskGroup() as calls:
-                for number in itertools.count():
-                    due = begin + number / reads_per_second
-                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                    if done.is_set():
-                        return
-                    calls.create_task(one(due, reads[number % len(reads)]))
-
-        async def write() -> Timed:
-            try:
-                return await self._all(updates, writers, partial(_in_turn, update))
-            finally:
-                done.set()
+            for number in itertools.count():
+                due = begin + number / reads_per_second
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                if is_over:
+                    return
+                reader.ask(messages.READ, reads[number % len(reads)], partial(answered, due))
 
         async def both() -> Timed:
-            timed, _ = await asyncio.gather(write(), reader())
-            return timed
+            nonlocal is_over
+            reading = asyncio.create_task(read())
+            try:
+                return await self._all(updates, writers, update)
+            finally:
+                is_over = True
+                await reading
 
-        return self._run(both()), latencies
+        timed = _each(_only, self._run(both()))
+        if failed:
+            raise messages.UnexpectedAnswer(f"{len(failed)} reads were answered with nothing, the first: {failed[0]!r}")
+        return timed, latencies
 
     def open(self, methods: Sequence[str], count: int, *, in_flight: int) -> Timed:
         """A new connection, an empty call of each method after the other, and a close, ``count`` times.
 
         An answer is the list of the calls' status codes.
         """
+        answers: list[Any] = [None] * count
+        waiting = iter(range(count))
 
-        async def visit(_caller: int, request: bytes) -> list[str]:
-            async with self._channel() as channel:
-                return [await _code(channel.unary_unary(method)(request)) for method in methods]
+        async def visitor() -> None:
+            for at in waiting:
+                connection = await Connection.to(self._address, self._tls)
+                answers[at] = [_code(await connection.call(method, b"")) for method in methods]
+                connection.close()
 
-        return self._timed([b""] * count, in_flight, visit)
+        async def visits() -> Timed:
+            begin = time.perf_counter()
+            await asyncio.gather(*(visitor() for _ in range(in_flight)))
+            return Timed(time.perf_counter() - begin, answers)
 
-    def _channel(self) -> grpc.aio.Channel:
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
-        return grpc.aio.secure_channel(self._address, self._credentials, options=_OPTIONS)
+        return self._timed(visits())
 
     async def _connect(self) -> None:
         owners: list[int] = []
-        while len(self._channels) < CONNECTIONS:
-            channel, owner = await self._connected()
+        while len(self._connections) < CONNECTIONS:
+            connection, owner = await self._connected()
             placed = len(owners)
             is_next = owner not in owners if placed < self._workers else owner == owners[placed - self._workers]
             if is_next:
-                self._channels.append(channel)
+                self._connections.append(connection)
                 owners.append(owner)
             else:  # which worker it meets is a hash of its port: another one meets another
-                await channel.close()
+                connection.close()
 
-    async def _connected(self) -> tuple[grpc.aio.Channel, int]:
+    async def _connected(self) -> tuple[Connection, int]:
         """A connection and the process that has it; of a server of one worker it is not asked."""
-        channel = self._channel()
         if self._workers == 1:
-            await channel.channel_ready()
-            return channel, self._pid
+            return await Connection.to(self._address, self._tls), self._pid
         port = int(self._address.rpartition(":")[2])
         before = processes.connections(self._pid, port)
-        await channel.channel_ready()
+        connection = await Connection.to(self._address, self._tls)
         ((owner, _),) = processes.connections(self._pid, port) - before
-        return channel, owner
+        return connection, owner
 
     async def _disconnect(self) -> None:
-        for channel in self._channels:
-            await channel.close()
+        for connection in self._connections:
+            connection.close()
+        await asyncio.sleep(0)
 
     def _run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         return self._runner.run(asyncio.wait_for(work, PHASE_SECONDS))
 
-    def _timed(self, requests: Sequence[Any], in_flight: int, send: Callable[[int, Any], Awaitable[Any]]) -> Timed:
-        """``in_flight`` callers, each with one call at a time, until all ``requests`` are answered."""
+    def _timed(self, work: Coroutine[Any, Any, Timed]) -> Timed:
         gc.collect()
         gc.disable()
         try:
-            return self._run(self._all(requests, in_flight, send))
+            return self._run(work)
         finally:
             gc.enable()
 
-    async def _all(self, requests: Sequence[Any], in_flight: int, send: Callable[[int, Any], Awaitable[Any]]) -> Timed:
+    async def _all(self, requests: Sequence[Any], in_flight: int, send: Send) -> Timed:
+        """``in_flight`` callers, each with one call at a time, until all ``requests`` are answered.
+
+        Raises:
+            CallFailed: one was not.
+        """
         answers: list[Any] = [None] * len(requests)
         waiting = iter(range(len(requests)))
+        unanswered = len(requests)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        async def caller(number: int) -> None:
-            for at in waiting:
-                answers[at] = await send(number, requests[at])
+        def go_on(caller: int) -> None:
+            if (at := next(waiting, None)) is not None:
+                send(caller, requests[at], partial(answered, caller, at))
+
+        def answered(caller: int, at: int, answer: Pieces | CallFailed) -> None:
+            nonlocal unanswered
+            answers[at] = answer
+            unanswered -= 1
+            if over.done():
+                return
+            if isinstance(answer, CallFailed):
+                over.set_exception(answer)
+            elif unanswered:
+                go_on(caller)
+            else:
+                over.set_result(None)
 
         begin = time.perf_counter()
-        await asyncio.gather(*(caller(number) for number in range(in_flight)))
+        for number in range(in_flight):
+            go_on(number)
+        await over
         return Timed(time.perf_counter() - begin, answers)
 
 
-async def _code(call: Any) -> str:
-    try:
-        await call
-    except grpc.RpcError as refusal:
-        return str(refusal.code().name)
-    return "OK"
+def _tls(keys: Keys) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=keys.server_cert)
+    context.load_cert_chain(keys.client_cert, keys.client_key)
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
-def _in_turn(calls: Sequence[Callable[[Any], Awaitable[Any]]], caller: int, request: Any) -> Awaitable[Any]:
-    return calls[caller % len(calls)](request)
+def _in_turn(connections: Sequence[Connection], method: str, *, keep: bool = True) -> Send:
+    """Each caller has one of ``connections``. Without ``keep`` an answer's pieces are their sizes."""
+
+    def send(caller: int, request: Any, answered: Answered) -> None:
+        connections[caller % len(connections)].ask(method, request, answered, keep=keep)
+
+    return send
+
+
+def _each(what: Callable[[Any], Any], timed: Timed) -> Timed:
+    return Timed(timed.seconds, [what(answer) for answer in timed.answers])
+
+
+def _only(pieces: Pieces) -> bytes:
+    found = messages_in(pieces)
+    if len(found) != 1:
+        raise messages.UnexpectedAnswer(f"a call was answered with {len(found)} messages")
+    return found[0]
+
+
+def _code(answer: Pieces | CallFailed) -> str:
+    return answer.code if isinstance(answer, CallFailed) else "OK"

@@ -27,6 +27,7 @@ import grpc
 
 from benchmarks import facts, messages, processes
 from benchmarks.big_repository import BigRepository, content, uri
+from benchmarks.calls import CallFailed
 from benchmarks.load import CONNECTIONS, Generator, generator_loop
 from benchmarks.messages import Digest, UnexpectedAnswer
 from benchmarks.servers import PROJECT, STOP_SECONDS, ServerUnavailable
@@ -343,7 +344,7 @@ def told(measuring: Callable[[], Measured], options: argparse.Namespace) -> int:
     """Measure, write what was asked for, and the exit status."""
     try:
         measured = measuring()
-    except (grpc.RpcError, TimeoutError) as error:
+    except (grpc.RpcError, CallFailed, OSError) as error:
         raise UnexpectedAnswer(str(error) or "it took too long") from error
     if options.output:
         lines = [

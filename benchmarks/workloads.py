@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import grpc
-
 from benchmarks import disk, messages
+from benchmarks.calls import CallFailed
 from benchmarks.corpus import Corpus
 from benchmarks.load import Generator, Timed
 from benchmarks.measure import Sample, Usage, metered
@@ -77,7 +76,7 @@ class Workload:
         """
         try:
             measured = self.measure(session)
-        except (UnexpectedAnswer, grpc.RpcError, TimeoutError) as error:
+        except (UnexpectedAnswer, CallFailed, OSError) as error:
             raise UnexpectedAnswer(f"{self.name} on {session.server.kind.name}: {error or 'took too long'}") from error
         usage = measured.usage
         return Sample(

@@ -37,7 +37,8 @@ class Outcome(Generic[T]):
     def _done(self) -> None:
         with self._guard:
             self._is_done = True
-        for call in self._calls:  # none is added any more
+        calls, self._calls = self._calls, ()  # none is added any more, and what they have in them may lead back here
+        for call in calls:
             call()
 
     def when_done(self, call: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ _RECORD_OVERHEAD_BYTES = 128
 _SLACK_BYTES = 4096  # what was waiting to be sent before: a flight of a handshake, the answer to a new key
 _UNTAKEN_REPLIES_BYTES = 64 * 1024
 _BUFFERS = threading.local()
+_NOBODY = asyncio.Protocol()
 
 _CODES = SSL.X509VerificationCodes
 _REFUSALS = {  # OpenSSL's own words, which pyOpenSSL does not hand out
@@ -123,6 +124,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             self._inner.connection_lost(self._failure or exc)
         elif not self.handshake.done():
             self.handshake.set_exception(exc if isinstance(exc, OSError) else TlsFailed("the connection was cut"))
+        self._inner = _NOBODY  # which has this as its transport: both would stay until cycles are collected
 
     # -- a transport, to the protocol inside -----------------------------------------------------------------------
 

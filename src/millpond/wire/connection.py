@@ -55,6 +55,7 @@ _SETTINGS = {
 
 _OK_TRAILERS = OK.trailers()
 _ANYBODY = Principal()
+_OVER = BrokenOff(lambda _: None)
 _TIME_IS_UP = Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the time that the client gave the call is up")
 _STOPPING = Status(grpc.StatusCode.UNAVAILABLE, "the server is stopping: try again in a few seconds")
 
@@ -146,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """It is over, and so are its calls."""
         self._gone = True
+        self._broken_off = _OVER  # the other leads back here: all of it would stay until cycles are collected
         self._shared.connections.discard(self)
         self._held.clear()
         calls, self._calls = self._calls, {}

@@ -18,5 +18,6 @@ class Prompt(asyncio.Future[None]):
         """What was waited for has happened."""
         if not self.done():  # nobody waits any more
             self.set_result(None)
-            if self.go_on is not None:
-                self.go_on()
+            go_on, self.go_on = self.go_on, None  # it has this future in it, and a cycle would stay until it is collected
+            if go_on is not None:
+                go_on()

@@ -100,8 +100,9 @@ class GroupWriter:
         """``told`` turns a failure into what the caller is to see. ``ending`` is done last in each transaction, for all jobs.
 
         ``most_rows``: jobs that change more than so many together are not committed together. ``gather_seconds``: how
-        long a group waits, at most, to become as large as the one before. Those whose jobs were committed together come
-        back together, and where a commit costs a sync, one less is worth that.
+        long after a commit a group waits, at most, to become as large as the one before. Those whose jobs were committed
+        together come back together, and where a commit costs a sync, one less is worth that. Nor does this thread ask for
+        the interpreter, then, while another one is still busy with what comes.
         """
         self._writing = writing
         self._ending = ending
@@ -167,10 +168,7 @@ class GroupWriter:
 
     def _serve(self) -> None:
         job = self._waiting.get()
-        before = 1
         while job is not None:
-            if before > 1 and self._gather_seconds:
-                self._gather(before - 1)
             group, rows, most_rows = [job], job.rows, self._most_rows()
             while len(group) < _AT_ONCE and not self._waiting.empty():
                 job = self._waiting.get()
@@ -178,9 +176,10 @@ class GroupWriter:
                     break
                 group.append(job)
                 rows += job.rows
-            before = len(group)
             self._run_group(group, most_rows - rows)
             if job is group[-1]:
+                if len(group) > 1 and self._gather_seconds:
+                    self._gather(len(group))
                 job = self._waiting.get()
 
     def _gather(self, count: int) -> None:

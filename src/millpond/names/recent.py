@@ -10,14 +10,19 @@ from millpond.names.binding import Binding
 
 _MOST = 4096
 _LONGEST_BYTES = 1024
-"""A longer value is that of an asset with many references; four thousand of these would be gigabytes."""
+"""A longer value is that of an asset with many references; thousands of these would be gigabytes."""
 
 
 class Recent:
-    """Decodes values. May be used by several threads."""
+    """Decodes values. May be used by several threads.
+
+    Remembered are the latest ``_MOST`` and those that were the latest before them, from where what is used again comes back.
+    So who has a few names more in use does not begin anew each time.
+    """
 
     def __init__(self) -> None:
-        self._bindings: dict[tuple[bytes, bytes], Binding] = {}
+        self._latest: dict[tuple[bytes, bytes], Binding] = {}
+        self._before: dict[tuple[bytes, bytes], Binding] = {}
 
     def binding_of(self, row: bytes, value: bytes) -> Binding:
         """The binding in ``value``, which stands in ``row``.
@@ -25,9 +30,9 @@ class Recent:
         Raises:
             Damaged: see :func:`millpond.names.values.binding_of`.
         """
-        known = self._bindings.get((row, value))
+        known = self._latest.get((row, value))
         if known is None:
-            known = values.binding_of(row, value)
+            known = self._before.get((row, value)) or values.binding_of(row, value)
             self._note(row, value, known)
         return known
 
@@ -40,6 +45,6 @@ class Recent:
     def _note(self, row: bytes, value: bytes, binding: Binding) -> None:
         if len(value) > _LONGEST_BYTES or binding.extra:  # all else in a binding cannot change
             return
-        if len(self._bindings) >= _MOST:
-            self._bindings.clear()  # who has thousands of names in use pays a tenth of a second now and then
-        self._bindings[row, value] = binding
+        if len(self._latest) >= _MOST:
+            self._before, self._latest = self._latest, {}
+        self._latest[row, value] = binding

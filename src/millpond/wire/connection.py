@@ -317,7 +317,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush_soon(self) -> None:
         """Send what other calls add at this moment with it: a system call costs more than all else that a small one takes."""
-        if not self._flush_is_due:
+        if not self._flush_is_due and not self._receiving:  # else it is sent when all that came is dealt with
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 

@@ -18,6 +18,7 @@ class Prompt(asyncio.Future[None]):
         """What was waited for has happened."""
         if not self.done():  # nobody waits any more
             self.set_result(None)
-            go_on, self.go_on = self.go_on, None  # it has this future in it, and a cycle would stay until it is collected
+            # It has this future in it: the two would stay until cycles are collected.
+            go_on, self.go_on = self.go_on, None
             if go_on is not None:
                 go_on()

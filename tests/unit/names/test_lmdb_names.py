@@ -410,6 +410,9 @@ def test_those_who_were_committed_together_are_waited_for_and_no_longer(env: lmd
     for label in ("a", "b"):
         queue.add(lambda label=label: note(label))
     queue.let_go()
+    while queue.writer._awaited != 2:
+        time.sleep(0.001)
+    queue.writer._gather_seconds = 0.1  # the next time
     again = [threading.Thread(target=note, args=(label,)) for label in ("c", "d")]
     begun = time.monotonic()
     for thread in again:
@@ -419,9 +422,9 @@ def test_those_who_were_committed_together_are_waited_for_and_no_longer(env: lmd
         thread.join()
     assert transactions["c"] == transactions["d"] != transactions["a"]
     assert time.monotonic() - begun < 15
-    queue.writer._gather_seconds = 0.1
     note("alone")  # the other one does not come
     assert transactions["alone"] > transactions["c"]
+    assert time.monotonic() - begun < 15
     queue.writer.close()
 
 

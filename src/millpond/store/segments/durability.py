@@ -6,7 +6,7 @@ So blobs cost no sync of their own, and an acknowledged name survives power loss
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from millpond.core.digest import Digest
@@ -14,7 +14,7 @@ from millpond.core.errors import BlobNotFound, MillpondError, NotReady, WouldBlo
 from millpond.disk.blocks import ROWS, pieces
 from millpond.disk.group_writer import GroupWriter, Transaction, Work
 from millpond.store.care.quarantine import quarantine
-from millpond.store.index import ENTRY, Entry, Index
+from millpond.store.index import ENTRY, Entry, Index, SegmentRow
 from millpond.store.interface import Footprint, KnownClosure
 from millpond.store.segments import closure_rows
 from millpond.store.segments.files import SegmentFiles
@@ -57,7 +57,8 @@ class Durability:
                 row = self._index.segment(txn, number)
                 if end and row is not None and row.synced_to < end:
                     self._index.put_segment(txn, number, row._replace(synced_to=end))
-            return _settled(self._look(txn, digests))
+            (look,) = self._look(txn, [digests])
+            return _settled(look)
 
         return self._index_writer.run(apply, rows=ROWS + len(synced))
 
@@ -81,25 +82,15 @@ class Durability:
         return row.end
 
     def look(self, closures: Sequence[Sequence[Digest]]) -> "list[Look]":
-        """One look at each of ``closures``. Promises nothing."""
+        """One look at all of ``closures``. Promises nothing."""
         with self._index.reading() as txn:
-            return [self._look(txn, digests) for digests in closures]
+            return self._look(txn, closures)
 
-    def _look(self, txn: Transaction, digests: Sequence[Digest]) -> "Look":
-        found, rows = self._index.find_in(txn, sorted([digest[0] for digest in digests]))
-        # These loops run once per blob of an artifact.
-        sizes, ends = {}, dict.fromkeys(rows, 0)
-        for key, (number, offset, size, _) in zip(found, ENTRY.iter_unpack(b"".join(found.values())), strict=True):
-            sizes[key] = size
-            end = offset + record_bytes(size)
-            if end > ends[number]:
-                ends[number] = end
-        get = sizes.get
-        return Look(
-            missing=[digest for digest in digests if get(digest[0]) != digest[1]],
-            volatile=[number for number, end in ends.items() if rows[number].synced_to < end],
-            places=[(number, row.incarnation) for number, row in rows.items()],
-        )
+    def _look(self, txn: Transaction, closures: Sequence[Sequence[Digest]]) -> "list[Look]":
+        keys = sorted({digest[0] for digests in closures for digest in digests})
+        found, rows = self._index.find_in(txn, keys)
+        entries = dict(zip(found, ENTRY.iter_unpack(b"".join(found.values())), strict=True))
+        return [_seen(digests, entries, rows) for digests in closures]
 
     def remember(self, closures: Sequence[KnownClosure]) -> None:
         """Write the rows of closures, with the next transaction."""
@@ -137,6 +128,28 @@ class Look(NamedTuple):
     def footprint(self) -> Footprint | None:
         """Where they lie, if all are held and durable."""
         return None if self.missing or self.volatile else Footprint(tuple(sorted(self.places)))
+
+
+def _seen(
+    digests: Sequence[Digest], entries: Mapping[bytes, tuple[int, int, int, int]], rows: Mapping[int, SegmentRow]
+) -> Look:
+    """What is to be said of ``digests``, of whose blobs these are the index's rows."""
+    missing: list[Digest] = []
+    ends: dict[int, int] = {}
+    for digest in digests:  # once per blob of an artifact
+        entry = entries.get(digest[0])
+        if entry is None or entry[2] != digest[1]:
+            missing.append(digest)
+            continue
+        number = entry[0]
+        end = entry[1] + record_bytes(entry[2])
+        if end > ends.get(number, 0):
+            ends[number] = end
+    return Look(
+        missing=missing,
+        volatile=[number for number, end in ends.items() if rows[number].synced_to < end],
+        places=[(number, rows[number].incarnation) for number in ends],
+    )
 
 
 def _settled(look: Look) -> Footprint:

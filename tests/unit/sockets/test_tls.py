@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import hashlib
 import logging
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -235,6 +237,22 @@ def test_what_is_said_arrives_both_ways_byte_by_byte(version: int) -> None:
         assert transport.get_extra_info("peername")[0] == "127.0.0.1"
 
     play(story, version=version)
+
+
+def test_a_connection_that_is_over_is_freed_with_what_openssl_has_of_it() -> None:
+    """At once, and not when somebody looks for cycles."""
+    kept: list[weakref.ref[asyncio.Transport]] = []
+
+    async def story(one: Meeting) -> None:
+        kept.append(weakref.ref(await one.shake_hands()))
+
+    gc.collect()
+    gc.disable()
+    try:
+        play(story)
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_chain_is_sent_in_order() -> None:

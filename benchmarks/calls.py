@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._calls: dict[int, _Call] = {}
         self._writing: list[_Call] = []
         self._receiving = self._flush_is_due = self._paused = False
+        self._lost: CallFailed | None = None
         self._transport: asyncio.Transport
         self._greeted = asyncio.get_running_loop().create_future()
 
@@ -90,6 +91,8 @@ class Connection(asyncio.BufferedProtocol):
 
         Without ``keep`` only the sizes of what comes are kept.
         """
+        if self._lost is not None:
+            return answered(self._lost)
         stream_id = self._h2.send_request(
             (
                 (b":method", b"POST"),
@@ -109,6 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._receiving and not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
+        return None
 
     async def calls(self, methods: Sequence[str]) -> list[Pieces | CallFailed]:
         """What comes of empty requests, each of which is sent when the one before is answered."""
@@ -164,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        failure = CallFailed("UNAVAILABLE", f"the connection ended: {exc or 'closed'}")
+        failure = self._lost = CallFailed("UNAVAILABLE", f"the connection ended: {exc or 'closed'}")
         if not self._greeted.done():
             self._greeted.set_exception(failure)
         calls, self._calls = self._calls, {}

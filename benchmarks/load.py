@@ -103,19 +103,25 @@ class Generator:
         failed: list[Pieces | CallFailed] = []
         is_over = False
 
-        def answered(due: float, answer: Pieces | CallFailed) -> None:
+        def answered(due: float, one: asyncio.Future[None], answer: Pieces | CallFailed) -> None:
             latencies.append(time.perf_counter() - due)
             if not answer or isinstance(answer, CallFailed):
                 failed.append(answer)
+            if not one.done():
+                one.set_result(None)
 
         async def read() -> None:
             begin = time.perf_counter()
+            asked: list[asyncio.Future[None]] = []
             for number in itertools.count():
                 due = begin + number / reads_per_second
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 if is_over:
-                    return
-                reader.ask(messages.READ, reads[number % len(reads)], partial(answered, due))
+                    break
+                one: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                asked.append(one)
+                reader.ask(messages.READ, reads[number % len(reads)], partial(answered, due, one))
+            await asyncio.gather(*asked)  # the slowest count as well
 
         async def both() -> Timed:
             nonlocal is_over

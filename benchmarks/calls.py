@@ -29,6 +29,7 @@ _SETTINGS = {ngh2.Setting.INITIAL_WINDOW_SIZE: 4 * MIB, ngh2.Setting.MAX_FRAME_S
 _CONNECTION_WINDOW_BYTES = 64 * MIB
 _PREFIX = struct.Struct(">BI")
 """Before each message: whether it is packed, and its length."""
+EMPTY_MESSAGE = _PREFIX.pack(0, 0)
 _CODES = {str(code.value[0]).encode(): str(code.name) for code in grpc.StatusCode}
 # One for all connections: what is read into it is dealt with before anything else is read.
 _BUFFER = memoryview(bytearray(_READ_BYTES))
@@ -42,6 +43,7 @@ class CallFailed(Exception):
         self.code = code
 
 
+Fields = Sequence[tuple[bytes, bytes]]
 Pieces = Sequence[Any]
 """The data of an answer as it came; where only its size is wanted, the sizes."""
 Answered = Callable[["Pieces | CallFailed"], None]
@@ -93,16 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._lost is not None:
             return answered(self._lost)
-        stream_id = self._h2.send_request(
-            (
-                (b":method", b"POST"),
-                (b":scheme", self._scheme),
-                (b":path", method.encode()),
-                (b":authority", b"localhost"),
-                (b"te", b"trailers"),
-                (b"content-type", b"application/grpc"),
-            )
-        )
+        stream_id = self._h2.send_request(request_fields(self._scheme, method))
         if isinstance(request, bytes):
             self._h2.send_data(stream_id, _PREFIX.pack(0, len(request)) + request, end_stream=True)
             self._calls[stream_id] = _Call(stream_id, None, answered, keep=keep)
@@ -143,8 +136,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_AHEAD_BYTES)
-        self._h2.initiate_connection(_SETTINGS)
-        self._h2.set_local_window_size(_CONNECTION_WINDOW_BYTES)
+        greet(self._h2)
         self._flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
@@ -181,30 +173,21 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(event, ngh2.DataReceived):
             if (call := self._calls.get(event.stream_id)) is not None:
                 call.pieces.append(event.data if call.keep else len(event.data))
-        elif isinstance(event, ngh2.TrailersReceived):
-            self._ended(event.stream_id, event.headers)
-        elif isinstance(event, ngh2.ResponseReceived):
-            if event.end_stream:
-                self._ended(event.stream_id, event.headers)
-        elif isinstance(event, ngh2.StreamClosed):
-            self._ended(event.stream_id, [(b"grpc-message", b"HTTP/2 error %d" % event.error_code)])
-        elif isinstance(event, ngh2.SettingsReceived) and not self._greeted.done():
-            self._greeted.set_result(None)
+        elif isinstance(event, ngh2.SettingsReceived):
+            if not self._greeted.done():
+                self._greeted.set_result(None)
+        elif (fields := last_fields(event)) is not None:
+            self._ended(cast(Any, event).stream_id, fields)
 
-    def _ended(self, stream_id: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+    def _ended(self, stream_id: int, fields: Fields) -> None:
         call = self._calls.pop(stream_id, None)
         if call is None:  # known already
             return
         if call.rest is not None:
             self._writing.remove(call)
             self._h2.reset_stream(stream_id)
-        status = dict(fields)
-        code = status.get(b"grpc-status", b"?")
-        if code == b"0":
-            call.answered(call.pieces)
-        else:
-            text = status.get(b"grpc-message", b"").decode(errors="replace")
-            call.answered(CallFailed(_CODES.get(code, f"status {code!r}"), text))
+        failure = failure_in(fields)
+        call.answered(call.pieces if failure is None else failure)
 
     def _flush(self) -> None:
         self._flush_is_due = False
@@ -226,6 +209,42 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self._h2.send_data(call.stream_id, _PREFIX.pack(0, len(message)))
             self._h2.send_data(call.stream_id, message)
+
+
+def greet(h2: ngh2.Connection) -> None:
+    """Say what every connection here begins with."""
+    h2.initiate_connection(_SETTINGS)
+    h2.set_local_window_size(_CONNECTION_WINDOW_BYTES)
+
+
+def request_fields(scheme: bytes, method: str) -> Fields:
+    """The header fields of a call of ``method``, a path."""
+    return (
+        (b":method", b"POST"),
+        (b":scheme", scheme),
+        (b":path", method.encode()),
+        (b":authority", b"localhost"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+    )
+
+
+def last_fields(event: ngh2.Event) -> Fields | None:
+    """The fields that end a call; None: it goes on."""
+    if isinstance(event, ngh2.TrailersReceived) or (isinstance(event, ngh2.ResponseReceived) and event.end_stream):
+        return event.headers
+    if isinstance(event, ngh2.StreamClosed):
+        return ((b"grpc-message", b"HTTP/2 error %d" % event.error_code),)
+    return None
+
+
+def failure_in(fields: Fields) -> CallFailed | None:
+    """What the last fields of a call say; None: it succeeded."""
+    status = dict(fields)
+    code = status.get(b"grpc-status", b"?")
+    if code == b"0":
+        return None
+    return CallFailed(_CODES.get(code, f"status {code!r}"), status.get(b"grpc-message", b"").decode(errors="replace"))
 
 
 def messages_in(pieces: Pieces) -> list[bytes]:

@@ -16,18 +16,19 @@ The same generator, with the same settings, loads every server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import uvloop
 
-from benchmarks import messages, processes
+from benchmarks import messages, openings, processes
 from benchmarks.calls import Answered, CallFailed, Connection, Pieces, messages_in
 from benchmarks.keys import Keys
 
@@ -142,6 +143,12 @@ class Generator:
 
         An answer is the list of the calls' status codes.
         """
+        if self._tls is None:
+            with _no_garbage_collected():
+                seconds, codes = openings.visit(
+                    self._address, methods, count, in_flight=in_flight, seconds=PHASE_SECONDS
+                )
+            return Timed(seconds, codes)
         answers: list[Any] = [None] * count
         waiting = iter(range(count))
 
@@ -189,12 +196,8 @@ class Generator:
         return self._runner.run(asyncio.wait_for(work, PHASE_SECONDS))
 
     def _timed(self, work: Coroutine[Any, Any, Timed]) -> Timed:
-        gc.collect()
-        gc.disable()
-        try:
+        with _no_garbage_collected():
             return self._run(work)
-        finally:
-            gc.enable()
 
     async def _all(self, requests: Sequence[Any], in_flight: int, send: Send) -> Timed:
         """``in_flight`` callers, each with one call at a time, until all ``requests`` are answered.
@@ -229,6 +232,17 @@ class Generator:
             go_on(number)
         await over
         return Timed(time.perf_counter() - begin, answers)
+
+
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Its collection is nobody's work that is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _tls(keys: Keys) -> ssl.SSLContext:

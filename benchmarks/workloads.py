@@ -112,7 +112,8 @@ def _empty_unary(session: Session, callers: int) -> Measured:
 def _openings(session: Session, clients: int) -> Measured:
     visit = partial(session.load.open, list(messages.PROBES), in_flight=clients)
     visit(WARM_UP_CALLS)
-    count = session.corpus.scale.openings
+    scale = session.corpus.scale
+    count = scale.openings_by_tls if session.server.keys else scale.openings
     measured = _clocked(session, count, lambda: visit(count))
     for codes in measured.timed.answers:
         messages.require_probed(codes)

@@ -125,6 +125,14 @@ def test_where_no_segment_has_a_quarter_to_give_the_horizon_rises(stored: Stored
     assert numbers(plan)[0] == 1  # the one whose newer blobs are the oldest
 
 
+def test_the_horizon_also_rises_for_a_single_byte(stored: Stored) -> None:
+    """Where eviction goes ahead of need, it begins with less than a blob."""
+    stored.segment(1, [("old", NOW_MS - 1000), *((f"new{at}", NOW_MS - 100 + at) for at in range(9))])
+    plan = stored.census().plan(1)
+    assert numbers(plan) == [1]
+    assert plan.short_bytes == 0
+
+
 def test_dead_bytes_are_taken_before_anything_that_is_listed(stored: Stored) -> None:
     stored.segment(1, [("hot", NOW_MS)], dead_bytes=90 * KIB)
     stored.segment(2, [(f"cold{i}", NOW_MS - 50) for i in range(9)])

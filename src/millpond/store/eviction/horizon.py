@@ -20,7 +20,8 @@ UNIT_BITS = 6
 UNIT_BYTES = 1 << UNIT_BITS
 _DISTINCT_TIMES = 100_000
 """Beyond it, times that lie close together count as one: a few seconds in a month."""
-_RISE = 1.5
+_RISE, _RISE_BYTES = 1.5, 64 << 10
+"""By how much more may go where no segment has a quarter to give, and the least: who needs a byte must not ask for ever."""
 _CLOSE_MS = 1000
 """Uses that are no further apart are one burst: an artifact that is pushed or fetched."""
 
@@ -192,7 +193,7 @@ class Horizon:
                 return plan
             if patient and plan.unsealed_bytes >= plan.short_bytes:
                 return plan._replace(short_bytes=0)
-            wanted = int(wanted * _RISE)
+            wanted = max(int(wanted * _RISE), wanted + _RISE_BYTES)
 
     def plan_below(self, horizon_ms: int, to_free_bytes: int, *, copied_per_freed: float = COPIED_PER_FREED) -> Plan:
         """As :meth:`plan`, with the horizon given."""

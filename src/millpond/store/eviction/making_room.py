@@ -42,6 +42,8 @@ _PAUSE_SECONDS = 2.0
 """Evictions that follow each other more closely than this are one line in the log, for at most ten seconds."""
 _SLACK_SEGMENTS = 2
 _AHEAD_SEGMENTS = 3
+_SPARE_SEGMENTS = 2
+"""With less room than that it begins again: writers fill one while the first of what goes is chosen."""
 _COLD_SHARE = 5
 """What goes before its time is at most one part in so many of what may go at all."""
 _EXACT_BELOW_BYTES = 256 * limits.MIB
@@ -170,7 +172,7 @@ class Eviction:
     def _needed_soon(self) -> int:
         """More than nothing where eviction goes ahead and room runs out again: who writes need not wait for the first of it."""
         is_busy = self._goes_ahead and time.monotonic() < self._busy_until and not len(self._departing)
-        return int(is_busy and self._spare.bytes() < self._space.segment_bytes)
+        return int(is_busy and self._spare.bytes() < _SPARE_SEGMENTS * self._space.segment_bytes)
 
     def _rest(self) -> float:
         """Nothing has to go. Where something had to a moment ago, it soon will again: look often."""

@@ -47,7 +47,7 @@ check: $(VENV)/has-dev ## lint, types, import contracts and the quick tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --ignore tests/system --ignore tests/faults $(ARGS)
 
-bench: setup ## measure against the other servers (some minutes)
+bench: setup ## measure against the other servers (three quarters of an hour)
 	$(BIN)/python -m benchmarks run $(ARGS)
 
 bench-check: setup ## measure, then compare with benchmarks/bars.toml (ARGS=FILE compares that result instead)
